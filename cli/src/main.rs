@@ -1,0 +1,3 @@
+//! The `vshmem` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The preload library: System V IPC calls of unmodified programs.

@@ -1,0 +1,1 @@
+//! A client's side: connection, attachments, fork, signals, waiting, errno.

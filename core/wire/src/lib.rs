@@ -1,0 +1,1 @@
+//! Messages between clients, front-ends and the back-end, and their codec.

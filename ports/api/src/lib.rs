@@ -1,0 +1,1 @@
+//! The port contract: what a hypervisor must offer, and the conformance suite that holds it.

@@ -1,0 +1,1 @@
+//! The local port: processes and containers under one kernel.

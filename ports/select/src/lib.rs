@@ -1,0 +1,1 @@
+//! The one crate that names the ports and picks among them.

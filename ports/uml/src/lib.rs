@@ -1,0 +1,1 @@
+//! The UML port: pool through /dev/mmapper, serial line as stream.

@@ -1,0 +1,1 @@
+//! System V rules, each a test, run against the kernel and against Vshmem.

@@ -1,0 +1,1 @@
+//! End-to-end scenarios: real programs, real second kernels.
