@@ -1,0 +1,245 @@
+//! A real shared mapping: the one place where construct memory is touched through a pointer.
+//!
+//! Not for making or ending mappings: whoever maps memory promises, in [`Mapping::new`], how long it stays mapped.
+#![allow(unsafe_code)] // The data path is loads and stores through a raw pointer: there is no safe way to say that.
+
+use crate::{Ordering, Words, fits};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+
+/// Shared memory of this process at a fixed address, growing at its end.
+#[derive(Debug)]
+pub struct Mapping {
+    base: *mut u8,
+    len: AtomicUsize,
+}
+
+// SAFETY: the pointer is only used for atomic accesses and for the audited copies below, which tolerate concurrent writers.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Wraps `len` bytes mapped at `base`.
+    ///
+    /// # Safety
+    /// `base` is aligned to 8 bytes, and `len` bytes from it stay mapped readable and writable for as long as this value is used; no Rust reference
+    /// to any of these bytes exists meanwhile.
+    pub unsafe fn new(base: *mut u8, len: usize) -> Self {
+        Mapping {
+            base,
+            len: AtomicUsize::new(len),
+        }
+    }
+
+    /// Says that the mapping now reaches `len` bytes. A smaller value than before is ignored.
+    ///
+    /// # Safety
+    /// As for [`Mapping::new`], for the new length.
+    pub unsafe fn grow(&self, len: usize) {
+        self.len.fetch_max(len, Ordering::Release);
+    }
+
+    /// Where it is mapped.
+    pub fn base(&self) -> *mut u8 {
+        self.base
+    }
+
+    #[inline(always)]
+    fn word32(&self, at: usize) -> Option<&AtomicU32> {
+        if !fits(at, 4, self.len.load(Ordering::Relaxed)) {
+            return None;
+        }
+        // SAFETY: in range and aligned (checked above; base is aligned), mapped (promise of `new`).
+        Some(unsafe { AtomicU32::from_ptr(self.base.add(at).cast()) })
+    }
+
+    #[inline(always)]
+    fn word64(&self, at: usize) -> Option<&AtomicU64> {
+        if !fits(at, 8, self.len.load(Ordering::Relaxed)) {
+            return None;
+        }
+        // SAFETY: in range and aligned (checked above; base is aligned), mapped (promise of `new`).
+        Some(unsafe { AtomicU64::from_ptr(self.base.add(at).cast()) })
+    }
+
+    fn fits_bytes(&self, at: usize, bytes: usize) -> bool {
+        let len = self.len.load(Ordering::Relaxed);
+        at <= len && len - at >= bytes
+    }
+}
+
+impl Words for Mapping {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+    #[inline(always)]
+    fn load32(&self, at: usize, order: Ordering) -> u32 {
+        self.word32(at).map_or(0, |w| w.load(order))
+    }
+    #[inline(always)]
+    fn store32(&self, at: usize, value: u32, order: Ordering) {
+        if let Some(w) = self.word32(at) {
+            w.store(value, order);
+        }
+    }
+    #[inline(always)]
+    fn compare_exchange32(
+        &self,
+        at: usize,
+        current: u32,
+        new: u32,
+        s: Ordering,
+        f: Ordering,
+    ) -> Result<u32, u32> {
+        self.word32(at)
+            .map_or(Err(0), |w| w.compare_exchange(current, new, s, f))
+    }
+    #[inline(always)]
+    fn load64(&self, at: usize, order: Ordering) -> u64 {
+        self.word64(at).map_or(0, |w| w.load(order))
+    }
+    #[inline(always)]
+    fn store64(&self, at: usize, value: u64, order: Ordering) {
+        if let Some(w) = self.word64(at) {
+            w.store(value, order);
+        }
+    }
+    #[inline(always)]
+    fn compare_exchange64(
+        &self,
+        at: usize,
+        current: u64,
+        new: u64,
+        s: Ordering,
+        f: Ordering,
+    ) -> Result<u64, u64> {
+        self.word64(at)
+            .map_or(Err(0), |w| w.compare_exchange(current, new, s, f))
+    }
+    #[inline]
+    fn copy_out(&self, at: usize, into: &mut [u8]) -> bool {
+        if !self.fits_bytes(at, into.len()) {
+            return false;
+        }
+        // SAFETY: the source is in range and mapped; the destination is ours alone, so they do not overlap.
+        unsafe { copy_bytes(self.base.add(at), into.as_mut_ptr(), into.len()) };
+        true
+    }
+    #[inline]
+    fn copy_in(&self, at: usize, from: &[u8]) -> bool {
+        if !self.fits_bytes(at, from.len()) {
+            return false;
+        }
+        // SAFETY: the destination is in range and mapped; the source is ours alone, so they do not overlap.
+        unsafe { copy_bytes(from.as_ptr(), self.base.add(at), from.len()) };
+        true
+    }
+    fn zero(&self, at: usize, bytes: usize) -> bool {
+        if !self.fits_bytes(at, bytes) {
+            return false;
+        }
+        // SAFETY: in range and mapped. Volatile bytes through `write_bytes` on memory a peer may write: see `copy_bytes`.
+        unsafe { core::ptr::write_bytes(self.base.add(at), 0, bytes) };
+        true
+    }
+}
+
+/// The audited copy routine: user payload goes through here and nowhere else.
+///
+/// A peer may write the shared side while it is copied. On x86-64 the copy is one `rep movsb` in inline assembly (and plain moves of
+/// up to 16 bytes for the short ones), which the compiler must treat as opaque: it can neither assume that the bytes stay the same nor
+/// read them twice. Elsewhere it is a loop of volatile byte or word accesses.
+///
+/// # Safety
+/// `from` is readable and `to` writable for `bytes` bytes, and they do not overlap.
+#[inline]
+unsafe fn copy_bytes(from: *const u8, to: *mut u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if bytes <= 128 {
+            // SAFETY: as promised by the caller.
+            unsafe { copy_short(from, to, bytes) };
+            return;
+        }
+        // SAFETY: as promised by the caller; the direction flag is clear by the ABI.
+        unsafe {
+            core::arch::asm!(
+                "rep movsb",
+                inout("rcx") bytes => _,
+                inout("rsi") from => _,
+                inout("rdi") to => _,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: as promised by the caller.
+    unsafe {
+        copy_short(from, to, bytes)
+    }
+}
+
+/// A copy by volatile unaligned words, then bytes. `rep movsb` has a start-up cost of tens of cycles; below about 128 bytes this wins.
+///
+/// # Safety
+/// As for [`copy_bytes`].
+#[inline]
+unsafe fn copy_short(from: *const u8, to: *mut u8, bytes: usize) {
+    let mut done = 0;
+    while bytes - done >= 8 {
+        // SAFETY: `done + 8 <= bytes`. `[u8; 8]` has alignment 1, so the volatile access may be unaligned.
+        unsafe {
+            let word = core::ptr::read_volatile(from.add(done).cast::<[u8; 8]>());
+            core::ptr::write_volatile(to.add(done).cast::<[u8; 8]>(), word);
+        }
+        done += 8;
+    }
+    while done < bytes {
+        // SAFETY: `done < bytes`.
+        unsafe { core::ptr::write_volatile(to.add(done), core::ptr::read_volatile(from.add(done))) };
+        done += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn copies_every_length_and_alignment_and_nothing_beside() {
+        let mut memory = vec![0u64; 64];
+        // SAFETY: the vector outlives the mapping and is not touched while the mapping is used.
+        let mapping = unsafe { Mapping::new(memory.as_mut_ptr().cast(), 512) };
+        for at in 0..17 {
+            for len in 0..300 {
+                let data: Vec<u8> = (0..len).map(|i| (i * 7 + at) as u8 | 1).collect();
+                assert!(mapping.zero(0, 512));
+                assert!(mapping.copy_in(at, &data));
+                let mut back = vec![0; len];
+                assert!(mapping.copy_out(at, &mut back));
+                assert_eq!(back, data);
+                let mut rest = [9; 1];
+                assert!(mapping.copy_out(at + len, &mut rest));
+                assert_eq!(rest, [0]);
+            }
+        }
+        drop(memory);
+    }
+
+    #[test]
+    fn accesses_that_do_not_fit_do_nothing() {
+        let mut memory = [7u64; 2];
+        // SAFETY: the array outlives the mapping and is not touched while the mapping is used.
+        let mapping = unsafe { Mapping::new(memory.as_mut_ptr().cast(), 16) };
+        assert_eq!(mapping.load64(16, Ordering::Relaxed), 0);
+        assert_eq!(mapping.load64(4, Ordering::Relaxed), 0);
+        assert_eq!(mapping.load32(usize::MAX & !3, Ordering::Relaxed), 0);
+        mapping.store64(12, 1, Ordering::Relaxed);
+        assert!(!mapping.copy_in(9, &[0; 8]));
+        assert!(!mapping.zero(usize::MAX, 1));
+        assert_eq!(mapping.load64(8, Ordering::Relaxed), 7);
+    }
+}
