@@ -8,18 +8,29 @@
 //! | [`header`] | the first 64 bytes of every set and queue: magic, control word, lock |
 //! | [`world`] | what an algorithm needs from the process it runs in |
 //! | [`lock`] | the robust lock |
+//! | [`msgq`] | message queues |
 //! | [`sysv`] | System V's limits, flags and small types |
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod header;
 pub mod lock;
+pub mod msgq;
 pub mod sysv;
 pub mod world;
 
 pub use header::{Control, Kind, State};
 pub use lock::{Guard, Owner};
 pub use world::{LockWait, Me, Sleeper, Slept, Spin, World};
+
+/// What cleaning up after a dead client gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sweep {
+    /// Nothing of the dead client is left in the construct.
+    Done,
+    /// Somebody else holds the lock: try again later.
+    Busy,
+}
 
 /// Construct memory held a value it must not hold: some peer wrote rubbish (or a bug did). The users of this construct get EIDRM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
