@@ -1,0 +1,32 @@
+//! Layout of the two pages a daemon shares with its clients.
+//!
+//! **Time page**, read-only for clients: u64 at 0, seconds since the epoch on the host, written once a second; u32 at 8, the number of times
+//! the daemon was restarted.
+//!
+//! **Wait page** (guests only, writable for all clients of the domain, so hostile): entries of [`ENTRY`] bytes, by ticket:
+//!
+//! | offset | width | meaning |
+//! |---|---|---|
+//! | 0 | u32 | sequence: the futex the sleeper waits on; whoever wakes adds one, then FUTEX_WAKE |
+//! | 4 | u32 | 1 while the sleeper sleeps or is about to, else 0 |
+//! | 8 | u32 | value of the watched word at which it goes on sleeping |
+//! | 16 | u64 | offset in the pool of the watched 32-bit word |
+//!
+//! The front-end compares the watched word with the expected value whenever its domain is rung, and ten times a second while anyone sleeps.
+
+/// Bytes of one wait page entry.
+pub const ENTRY: usize = 32;
+/// Offset of the futex word in an entry.
+pub const SEQUENCE_AT: usize = 0;
+/// Offset of the active word in an entry.
+pub const ACTIVE_AT: usize = 4;
+/// Offset of the expected value in an entry.
+pub const EXPECTED_AT: usize = 8;
+/// Offset of the watched word's pool offset in an entry.
+pub const WATCHED_AT: usize = 16;
+/// Entries in a wait page; ticket 0 is not used.
+pub const TICKETS: u32 = 16 * 1024;
+/// Offset of the seconds in the time page.
+pub const SECONDS_AT: usize = 0;
+/// Offset of the restart count in the time page.
+pub const RESTARTS_AT: usize = 8;

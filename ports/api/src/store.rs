@@ -1,0 +1,59 @@
+//! How construct memory is made, reached and taken back: the back-end's side of a port.
+//!
+//! Two shapes fit: a *pool* that a domain sees whole (an ivshmem BAR, a UML iomem region), and *per construct* memory (a memfd, grants).
+//! In both a construct is an ordered list of extents; the registry decides the extents, the store provides them.
+
+use rustix::fd::{BorrowedFd, OwnedFd};
+use std::io;
+use vshmem_wire::{Extent, Kind, Window};
+
+/// Names a construct's memory for the store: unique as long as the memory exists, however often ids are reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Serial(pub u64);
+
+/// A domain, as ports number them.
+pub type Domain = u16;
+
+/// Whether a domain that reaches one construct reaches them all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// One file or device holds every construct of the group.
+    Pool {
+        /// Its size.
+        bytes: u64,
+    },
+    /// Each construct is reached by itself.
+    PerConstruct,
+}
+
+/// Memory mapped into the back-end.
+pub struct Mapped {
+    /// Start of the mapping.
+    pub base: *mut u8,
+    /// Bytes mapped now.
+    pub bytes: usize,
+}
+
+/// Where construct memory lives.
+pub trait Store: Send {
+    /// Pool or per construct.
+    fn reach(&self) -> Reach;
+    /// Makes an extent of a construct exist, zeroed: after this it may be mapped.
+    fn provide(&mut self, what: (Kind, Serial), extent: Extent) -> io::Result<()>;
+    /// A descriptor for a client on the host through which the construct's extents can be mapped, open for writing or not, and how to map it.
+    fn descriptor(&self, serial: Serial, writable: bool) -> io::Result<(OwnedFd, Window)>;
+    /// Lets a domain map the construct (grants). Pools do nothing.
+    fn admit(&mut self, serial: Serial, domain: Domain, writable: bool) -> io::Result<()>;
+    /// No new mapping by the domain from now on. `true` when nothing of it is mapped there any more as far as the port can tell.
+    fn revoke(&mut self, serial: Serial, domain: Domain) -> io::Result<bool>;
+    /// Gives the pages of an extent back, zeroed. Only after nobody maps them.
+    fn release(&mut self, serial: Serial, extents: &[Extent]) -> io::Result<()>;
+    /// Maps a construct's extents, one after another, into this process, and keeps `room` bytes of address space free behind them.
+    fn map(&mut self, serial: Serial, extents: &[Extent], room: u64) -> io::Result<Mapped>;
+    /// Ends a mapping made by [`Store::map`]; the caller promises not to use it any more.
+    fn unmap(&mut self, mapped: Mapped, room: u64) -> io::Result<()>;
+    /// Descriptors a keeper must hold so that the memory outlives the daemon, by name.
+    fn keep(&self) -> Vec<(String, BorrowedFd<'_>)>;
+    /// Takes back what [`Store::keep`] named, in a restarted daemon.
+    fn adopt(&mut self, name: &str, descriptor: OwnedFd) -> io::Result<()>;
+}
