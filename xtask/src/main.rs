@@ -1,3 +1,48 @@
-//! Project tasks: `cargo xtask test`, `cargo xtask demo`.
+//! Project tasks: `cargo xtask test`, `cargo xtask demo`, `cargo xtask lint`.
+//!
+//! Each sets up what it needs first: as root on Debian or Ubuntu it installs missing packages, elsewhere it says which to install and goes
+//! on without them. Not for anything a user of an installed Vshmem needs: that is the `vshmem` command.
 
-fn main() {}
+mod setup;
+mod steps;
+mod tasks;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  test [--quick]    every rung of the test ladder in its short setting (--quick: without second kernels)
+  demo [ARGS…]      builds what `vshmem demo` needs and runs it
+  lint              format and clippy only
+  build [--release] the command, the preload library and the C library
+  setup             only installs what the other tasks need
+";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let task = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let result = match task.as_str() {
+        "test" => tasks::test(rest.iter().any(|a| a == "--quick")),
+        "demo" => tasks::demo(&rest),
+        "lint" => tasks::lint(),
+        "build" => tasks::build(rest.iter().any(|a| a == "--release")),
+        "setup" => {
+            setup::packages();
+            Ok(true)
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What the machine must have, and how it gets it.
+//!
+//! As root on a system with apt the missing packages are installed; elsewhere they are named and the tasks go on without them.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A Debian package, the file that shows it is there, and what it is for.
+struct Package {
+    name: &'static str,
+    file: &'static str,
+    for_what: &'static str,
+}
+
+const PACKAGES: &[Package] = &[
+    Package {
+        name: "gcc",
+        file: "/usr/bin/cc",
+        for_what: "the C examples and the C library's test",
+    },
+    Package {
+        name: "libc6-dev",
+        file: "/usr/include/sys/sem.h",
+        for_what: "the C examples",
+    },
+    Package {
+        name: "user-mode-linux",
+        file: "/usr/bin/linux.uml",
+        for_what: "guests with a kernel of their own",
+    },
+    Package {
+        name: "util-linux",
+        file: "/usr/bin/ipcs",
+        for_what: "unmodified ipcs, ipcmk, ipcrm",
+    },
+    Package {
+        name: "stress-ng",
+        file: "/usr/bin/stress-ng",
+        for_what: "unmodified stress-ng",
+    },
+    Package {
+        name: "pkg-config",
+        file: "/usr/bin/pkg-config",
+        for_what: "the C library's test",
+    },
+    Package {
+        name: "python3-venv",
+        file: "/usr/share/doc/python3-venv",
+        for_what: "unmodified Python programs",
+    },
+];
+
+/// Installs what is missing, if it can. Missing packages are no error: tests that need them say so and are skipped.
+pub(crate) fn packages() {
+    let missing: Vec<&Package> = PACKAGES.iter().filter(|p| !Path::new(p.file).exists()).collect();
+    if missing.is_empty() {
+        return;
+    }
+    let names: Vec<&str> = missing.iter().map(|p| p.name).collect();
+    if is_root() && Path::new("/usr/bin/apt-get").exists() {
+        eprintln!("xtask: installing {}", names.join(" "));
+        if apt(&["update", "-qq"]) {
+            for name in &names {
+                if !apt(&["install", "-y", "-qq", "--no-install-recommends", name]) {
+                    eprintln!("xtask: {name} could not be installed; going on without it");
+                }
+            }
+        }
+    }
+    for package in missing.iter().filter(|p| !Path::new(p.file).exists()) {
+        eprintln!(
+            "xtask: missing {} ({}): install it with `apt-get install {}`; going on without it",
+            package.name, package.for_what, package.name
+        );
+    }
+}
+
+fn is_root() -> bool {
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|out| out.stdout.trim_ascii() == b"0")
+}
+
+fn apt(args: &[&str]) -> bool {
+    Command::new("apt-get")
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
+}
+
+/// Whether `cargo <tool> --version` works.
+pub(crate) fn has_cargo_tool(tool: &str) -> bool {
+    Command::new("cargo")
+        .args([tool, "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
+}
