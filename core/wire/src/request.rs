@@ -206,10 +206,13 @@ pub enum Request {
         /// What was found.
         what: String,
     },
-    /// Wake sleepers of another futex space: a hint. Not answered.
+    /// Wake sleepers of another futex space: a hint. Not answered and not counted: its `seq` is 0.
     Ring {
         /// The space.
         space: u16,
+        /// Offset in the pool of the 32-bit word that the sleeper watches. Space 0 is woken through it (the back-end wakes the futex there,
+        /// whoever sleeps on it); other spaces look at all of their sleepers.
+        at: u64,
     },
     /// Words of the wait page for `count` more threads. Answered by [`Reply::Tickets`].
     Tickets {
@@ -384,4 +387,6 @@ pub struct Welcome {
     pub next_seq: u64,
     /// The group's limits.
     pub limits: Limits,
+    /// Which keys the domain's configuration sends to Vshmem, as `vshmem run --keys` writes them; None: all.
+    pub keys: Option<String>,
 }

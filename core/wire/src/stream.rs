@@ -66,6 +66,8 @@ pub enum Up {
     Ring {
         /// The space.
         space: u16,
+        /// Offset in the pool of the word that is watched, as in [`Request::Ring`].
+        at: u64,
     },
     /// Once a second.
     Heartbeat,
@@ -86,6 +88,8 @@ pub enum Down {
         seconds: u64,
         /// Size of the pool.
         pool_bytes: u64,
+        /// As in [`crate::request::Welcome::keys`].
+        keys: Option<String>,
     },
     /// To Hello: no, and why.
     Refused {
