@@ -9,18 +9,24 @@
 //! | [`world`] | what an algorithm needs from the process it runs in |
 //! | [`lock`] | the robust lock |
 //! | [`msgq`] | message queues |
+//! | [`sem`] | V-sem: a semaphore set |
 //! | [`sysv`] | System V's limits, flags and small types |
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod header;
 pub mod lock;
 pub mod msgq;
+pub mod sem;
 pub mod sysv;
 pub mod world;
 
 pub use header::{Control, Kind, State};
 pub use lock::{Guard, Owner};
+pub use sem::{SemError, SemSet};
 pub use world::{LockWait, Me, Sleeper, Slept, Spin, World};
 
 /// What cleaning up after a dead client gave.
