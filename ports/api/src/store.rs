@@ -3,6 +3,8 @@
 //! Two shapes fit: a *pool* that a domain sees whole (an ivshmem BAR, a UML iomem region), and *per construct* memory (a memfd, grants).
 //! In both a construct is an ordered list of extents; the registry decides the extents, the store provides them.
 
+#![allow(unsafe_code)] // Only to say that an address with two lengths may move between threads.
+
 use rustix::fd::{BorrowedFd, OwnedFd};
 use std::io;
 use vshmem_wire::{Extent, Kind, Window};
@@ -26,13 +28,22 @@ pub enum Reach {
     PerConstruct,
 }
 
-/// Memory mapped into the back-end.
+/// Bytes of a page, everywhere.
+pub const PAGE: u64 = 4096;
+
+/// Memory mapped into the back-end. Made by a [`Store`] and ended by the same one.
+#[derive(Debug)]
 pub struct Mapped {
     /// Start of the mapping.
     pub base: *mut u8,
     /// Bytes mapped now.
     pub bytes: usize,
+    /// Bytes of address space still kept free behind them.
+    pub room: usize,
 }
+
+// SAFETY: a `Mapped` is an address and two lengths; nothing is reached through it but by the unsafe code of whoever uses the address.
+unsafe impl Send for Mapped {}
 
 /// Where construct memory lives.
 pub trait Store: Send {
@@ -50,8 +61,10 @@ pub trait Store: Send {
     fn release(&mut self, serial: Serial, extents: &[Extent]) -> io::Result<()>;
     /// Maps a construct's extents, one after another, into this process, and keeps `room` bytes of address space free behind them.
     fn map(&mut self, serial: Serial, extents: &[Extent], room: u64) -> io::Result<Mapped>;
+    /// Maps one more extent right behind those mapped, into the room kept free: what is mapped stays where it is.
+    fn extend(&mut self, serial: Serial, mapped: &mut Mapped, extent: Extent) -> io::Result<()>;
     /// Ends a mapping made by [`Store::map`]; the caller promises not to use it any more.
-    fn unmap(&mut self, mapped: Mapped, room: u64) -> io::Result<()>;
+    fn unmap(&mut self, mapped: Mapped) -> io::Result<()>;
     /// Descriptors a keeper must hold so that the memory outlives the daemon, by name.
     fn keep(&self) -> Vec<(String, BorrowedFd<'_>)>;
     /// Takes back what [`Store::keep`] named, in a restarted daemon.
