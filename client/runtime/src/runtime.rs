@@ -1,0 +1,96 @@
+//! [`Runtime`]: the one of a process, and requests that are not about one kind of construct.
+
+use crate::errno::{Errno, Result};
+use rustix::fd::{BorrowedFd, OwnedFd};
+use vshmem_wire::request::Welcome;
+use vshmem_wire::{Failure, Info, Kind, Reply, Request, Stat};
+
+pub use vshmem_wire::request::Which;
+
+/// A process's side of Vshmem. There is one, made at first use; it connects when it is first needed.
+#[derive(Debug)]
+pub struct Runtime {
+    _one: (),
+}
+
+static RUNTIME: Runtime = Runtime { _one: () };
+
+impl Runtime {
+    /// The process's runtime.
+    pub fn global() -> &'static Runtime {
+        &RUNTIME
+    }
+
+    /// Connects if that has not happened yet, and gives what the daemon said first. `ENOSYS` without a daemon.
+    pub fn connect(&self) -> Result<Welcome> {
+        Err(Errno::ENOSYS)
+    }
+
+    /// Asks the daemon anything.
+    pub fn request(&self, request: &Request) -> core::result::Result<(Reply, Vec<OwnedFd>), Failure> {
+        self.request_with(request, &[])
+    }
+
+    /// Asks the daemon anything, with descriptors beside the message.
+    pub fn request_with(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> core::result::Result<(Reply, Vec<OwnedFd>), Failure> {
+        let _ = (request, descriptors);
+        Err(Errno::ENOSYS.into())
+    }
+
+    /// IPC_STAT and its like.
+    pub fn stat(&self, kind: Kind, which: Which) -> Result<Stat> {
+        match self.ask(&Request::Stat { kind, which })? {
+            Reply::Stat(stat) if stat.body.kind() == kind => Ok(stat),
+            _ => Err(Errno::EPROTO),
+        }
+    }
+
+    /// IPC_SET. `qbytes` is for queues.
+    pub fn set(&self, kind: Kind, id: i32, uid: u32, gid: u32, mode: u16, qbytes: Option<u64>) -> Result<()> {
+        self.ask_done(&Request::Set {
+            kind,
+            id,
+            uid,
+            gid,
+            mode,
+            qbytes,
+        })
+    }
+
+    /// IPC_RMID.
+    pub fn remove(&self, kind: Kind, id: i32) -> Result<()> {
+        self.ask_done(&Request::Remove { kind, id })
+    }
+
+    /// IPC_INFO, SHM_INFO and its like.
+    pub fn info(&self, kind: Kind) -> Result<Info> {
+        match self.ask(&Request::Info { kind })? {
+            Reply::Info(info) => Ok(info),
+            _ => Err(Errno::EPROTO),
+        }
+    }
+
+    pub(crate) fn ask(&self, request: &Request) -> Result<Reply> {
+        self.request(request)
+            .map(|(reply, _)| reply)
+            .map_err(|failure| (&failure).into())
+    }
+
+    pub(crate) fn ask_done(&self, request: &Request) -> Result<()> {
+        match self.ask(request)? {
+            Reply::Done => Ok(()),
+            _ => Err(Errno::EPROTO),
+        }
+    }
+
+    pub(crate) fn ask_id(&self, request: &Request) -> Result<i32> {
+        match self.ask(request)? {
+            Reply::Id(id) => Ok(id),
+            _ => Err(Errno::EPROTO),
+        }
+    }
+}
