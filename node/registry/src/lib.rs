@@ -1,1 +1,30 @@
-//! The back-end's registry: keys, ids, owners, modes, quotas, pool; a state machine without I/O.
+//! The back-end's registry: keys, ids, owners, modes, attachments, quotas and memory, as a deterministic state machine without I/O.
+//!
+//! A [`Command`] goes in; an [`Outcome`] comes out: what to answer, and the [`Effect`]s to carry out, in order. The state is plain data: its
+//! postcard bytes are the snapshot, the commands applied since are the log, and replaying the log over the snapshot gives the same state. No
+//! clock, no randomness, no hash order.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`command`] | what goes in and what comes out |
+//! | [`config`] | what the administrator says of a group |
+//! | [`registry`] | the state, and which command goes where |
+//!
+//! What it is not for: sockets, descriptors, construct memory. What stands in construct memory (otime, messages, values) the daemon fills into
+//! the answers it is given here.
+#![forbid(unsafe_code)]
+
+pub mod command;
+pub mod config;
+pub mod registry;
+
+pub use command::{Command, Done, Effect, Outcome, Sweep};
+pub use config::{GroupConfig, Quota, Store, Uids};
+pub use registry::{ClientView, ConstructView, Registry};
+
+/// Size of a page: extents are multiples of it.
+pub const PAGE: u64 = 4096;
+/// The pool's first page belongs to no construct: tests and measurements of the daemon may write there.
+pub const RESERVED: u64 = PAGE;
+/// The first client number given out; 1 is the back-end.
+pub const FIRST_CLIENT: u32 = 16;
