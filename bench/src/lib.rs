@@ -1,1 +1,22 @@
-//! Micro-benchmarks and the paper's programs, each against its baseline in the same run.
+//! Micro-benchmarks, each against its baseline in the same run.
+//!
+//! The measured program is one and the same for the kernel and for Vshmem: a [`worker`] that calls libc's `semop`, `msgsnd`, `shmat`
+//! and knows nothing of Vshmem. Run bare it measures the kernel; run under `vshmem run` or `vshmem vm run` it measures Vshmem.
+//! The two sides of every comparison take turns in short rounds, and what is reported is the median of the rounds' ratios: on a shared
+//! machine nothing else holds still.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`micro`] | which rows there are and who plays in them |
+//! | [`party`] | a worker somewhere: here, under `vshmem run`, in a guest |
+//! | [`worker`] | the measured loops |
+//! | [`row`] | a result, as JSON and as a table line |
+
+pub mod micro;
+pub mod party;
+pub mod row;
+mod sysv;
+pub mod worker;
+
+pub use micro::{MicroOptions, micro};
+pub use row::Row;

@@ -1,0 +1,247 @@
+//! Which rows `vshmem bench micro` has, and who plays in them.
+
+use crate::party::{Party, Place, Where};
+use crate::row::{Row, Target};
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What to run and how long.
+#[derive(Debug, Clone)]
+pub struct MicroOptions {
+    /// The `vshmem` command to run workers with.
+    pub program: PathBuf,
+    /// Rounds of each comparison; the median is reported.
+    pub rounds: usize,
+    /// A factor for the number of iterations in a round; 1.0 is the usual.
+    pub scale: f64,
+    /// Only rows whose name contains this.
+    pub only: Option<String>,
+    /// Guest port for the rows between two guests; None: skip them, for the reason given beside.
+    pub guests: Option<&'static str>,
+}
+
+/// A comparison within one kernel: the same test, once by the kernel and once by Vshmem.
+struct Local {
+    name: &'static str,
+    test: &'static str,
+    iterations: u64,
+    parties: usize,
+    env: &'static [(&'static str, &'static str)],
+    same_cpu: bool,
+    target: Option<Target>,
+}
+
+const fn row(name: &'static str, iterations: u64, parties: usize, most: f64) -> Local {
+    Local {
+        name,
+        test: name,
+        iterations,
+        parties,
+        env: &[],
+        same_cpu: false,
+        target: Some(Target::AtMost(most)),
+    }
+}
+
+const LOCAL: &[Local] = &[
+    row("sem_uncontended", 400_000, 1, 0.12),
+    row("sem_undo_uncontended", 200_000, 1, 0.35),
+    row("sem_array_4", 200_000, 1, 0.40),
+    row("msg_pair_64", 100_000, 1, 0.15),
+    row("sem_handoff", 5_000, 2, 0.05),
+    row("msg_pingpong_64", 5_000, 2, 0.05),
+    Local {
+        name: "sem_handoff_sleeping",
+        test: "sem_handoff",
+        env: &[("VSHMEM_SPIN", "0")],
+        ..row("", 3_000, 2, 1.3)
+    },
+    Local {
+        name: "sem_handoff_same_cpu",
+        test: "sem_handoff",
+        same_cpu: true,
+        ..row("", 10_000, 2, 1.5)
+    },
+    Local {
+        target: None,
+        ..row("attach_cycle", 1_000, 1, 0.0)
+    },
+];
+
+/// Runs the rows, handing each to `tell` as it is done.
+pub fn micro(options: &MicroOptions, tell: &mut dyn FnMut(&Row)) -> Result<()> {
+    let folder = tempfile::tempdir().context("a temporary directory")?;
+    let daemon = Daemon::start(options, folder.path())?;
+    let place = Place {
+        program: &options.program,
+        runtime: folder.path(),
+    };
+    let wanted = |name: &str| options.only.as_deref().is_none_or(|only| name.contains(only));
+    let mut key = 0x0bec_0000 | (std::process::id() as i32 & 0xfff) << 4;
+    for local in LOCAL.iter().filter(|l| wanted(l.name)) {
+        key += 1;
+        tell(&one_kernel(options, &place, local, key)?);
+    }
+    if wanted("msg_stream_64k") {
+        tell(&stream(options, &place, key + 1)?);
+    }
+    if let Some(port) = options.guests {
+        between_guests(options, &place, port, key + 2, &wanted, tell)?;
+    }
+    drop(daemon);
+    Ok(())
+}
+
+fn iterations(options: &MicroOptions, usual: u64) -> u64 {
+    ((usual as f64 * options.scale) as u64).max(10)
+}
+
+/// The kernel against Vshmem, in turns.
+fn one_kernel(options: &MicroOptions, place: &Place<'_>, local: &Local, key: i32) -> Result<Row> {
+    let n = iterations(options, local.iterations);
+    let cpu = |party: usize| if local.same_cpu { 0 } else { party % 2 };
+    let start = |at: &Where| -> Result<Vec<Party>> {
+        (0..local.parties)
+            .map(|p| Party::start(place, at, cpu(p), local.env))
+            .collect()
+    };
+    let (mut kernel, mut ours) = (start(&Where::Kernel)?, start(&Where::Local)?);
+    let mut rounds = Vec::new();
+    for round in 0..=options.rounds {
+        let value = play(&mut ours, local.test, key, n)?;
+        let baseline = play(&mut kernel, local.test, key, n)?;
+        // The first round warms up.
+        if round > 0 {
+            rounds.push((value, baseline));
+        }
+    }
+    for side in [&mut kernel, &mut ours] {
+        side[0].ask("remove", 0, key, 0)?;
+    }
+    let row = Row::from_rounds(local.name, "local", "ns", "kernel System V IPC", &rounds);
+    Ok(Row {
+        target: local.target,
+        ..row
+    })
+}
+
+/// One round: nanoseconds an iteration, as role 0 measured.
+fn play(parties: &mut [Party], test: &str, key: i32, n: u64) -> Result<f64> {
+    for (role, party) in parties.iter_mut().enumerate().rev() {
+        party.tell(test, role as u32, key, n)?;
+    }
+    let mut first = 0.0;
+    for party in parties.iter_mut().rev() {
+        first = party.answer()?;
+    }
+    Ok(first / n as f64)
+}
+
+/// 64 KiB messages between two cores, against the bare ring: bandwidth, so more is better.
+fn stream(options: &MicroOptions, place: &Place<'_>, key: i32) -> Result<Row> {
+    let n = iterations(options, 3_000);
+    let mut parties = [
+        Party::start(place, &Where::Local, 0, &[])?,
+        Party::start(place, &Where::Local, 1, &[])?,
+    ];
+    let bandwidth = |nanos: f64| 65536.0 * 1e3 / nanos;
+    let mut rounds = Vec::new();
+    // Role 0 raises the queue's limit before role 1 may fill it.
+    for round in 0..=options.rounds {
+        let value = bandwidth(play(&mut parties, "msg_stream_64k", key, n)?);
+        let baseline = bandwidth(play(&mut parties, "ring_stream_64k", key, n)?);
+        if round > 0 {
+            rounds.push((value, baseline));
+        }
+    }
+    parties[0].ask("remove", 0, key, 0)?;
+    Ok(Row::from_rounds(
+        "msg_stream_64k",
+        "local",
+        "MB/s",
+        "bare 8-slot ring, same copy routine",
+        &rounds,
+    )
+    .target(Target::AtLeast(0.85)))
+}
+
+/// The rows between two guests, each pinned to its own CPU.
+fn between_guests(
+    options: &MicroOptions,
+    place: &Place<'_>,
+    port: &'static str,
+    key: i32,
+    wanted: &dyn Fn(&str) -> bool,
+    tell: &mut dyn FnMut(&Row),
+) -> Result<()> {
+    const NAMES: [&str; 3] = ["shm_pingpong", "sem_handoff", "msg_pingpong_64"];
+    if !NAMES.iter().any(|n| wanted(n)) {
+        return Ok(());
+    }
+    let guest = |domain, cpu| Party::start(place, &Where::Guest(port, domain, Vec::new()), cpu, &[]);
+    let mut guests = [guest("bench-a", 0)?, guest("bench-b", 1)?];
+    let mut native = [
+        Party::start(place, &Where::Local, 0, &[])?,
+        Party::start(place, &Where::Local, 1, &[])?,
+    ];
+    for (i, name) in NAMES.into_iter().enumerate().filter(|(_, n)| wanted(n)) {
+        let n = iterations(options, 20_000);
+        let key = key + 2 * i as i32;
+        let mut rounds = Vec::new();
+        for round in 0..=options.rounds {
+            let value = play(&mut guests, name, key, n)?;
+            let baseline = play(&mut native, name, key + 1, n)?;
+            if round > 0 {
+                rounds.push((value, baseline));
+            }
+        }
+        guests[0].ask("remove", 0, key, 0)?;
+        native[0].ask("remove", 0, key + 1, 0)?;
+        let most = if name == "shm_pingpong" { 1.15 } else { 1.25 };
+        tell(
+            &Row::from_rounds(name, port, "ns", "Vshmem between two native processes", &rounds)
+                .target(Target::AtMost(most)),
+        );
+    }
+    Ok(())
+}
+
+/// The daemon the benchmark runs against: its own, in a temporary directory.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(options: &MicroOptions, runtime: &std::path::Path) -> Result<Daemon> {
+        let child = Command::new(&options.program)
+            .args(["serve", "--runtime-dir"])
+            .arg(runtime)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("cannot start the daemon")?;
+        let daemon = Daemon(child);
+        let until = Instant::now() + Duration::from_secs(10);
+        while !runtime.join("vshmem.sock").exists() {
+            anyhow::ensure!(Instant::now() < until, "the daemon did not come up within 10 s");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(daemon)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.0.id() as i32) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        for _ in 0..100 {
+            if matches!(self.0.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
