@@ -4,18 +4,21 @@
 //! |---|---|
 //! | [`pool`] | [`PoolStore`]: one sparse file of fixed size that holds every construct of a group |
 //! | [`memfds`] | [`MemfdStore`]: a sealed file per construct |
+//! | [`guest`] | [`LocalGuest`]: a front-end in a process of the same kernel, over descriptors it was given |
 //! | `file` | making, sealing, punching and reopening those files |
 //! | `room` | mapping extents one after another into reserved address room: the only unsafe code |
 //!
 //! Containers and other processes of the host's kernel need no front-end: they share the back-end's socket (bind-mount the runtime
-//! directory into the container) and get construct memory as descriptors. So this port has no [`vshmem_port::guest::GuestPort`].
+//! directory into the container) and get construct memory as descriptors.
 //!
 //! What it is not for: other kernels. Their ports use [`PoolStore`] for the host's side of the pool.
 
 mod file;
+pub mod guest;
 pub mod memfds;
 pub mod pool;
 mod room;
 
+pub use guest::LocalGuest;
 pub use memfds::MemfdStore;
 pub use pool::PoolStore;

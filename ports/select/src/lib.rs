@@ -1,1 +1,12 @@
 //! The one crate that names the ports and picks among them.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `guest` | the port of a front-end, by name or by looking around |
+//! | `survey` | which ports work here, and what to do about those that do not |
+
+mod guest;
+mod survey;
+
+pub use guest::{GUESTS, guest, local_guest};
+pub use survey::{Finding, survey};

@@ -1,0 +1,78 @@
+//! The port of a front-end, by name or by looking around.
+
+use anyhow::bail;
+use std::os::fd::OwnedFd;
+use vshmem_port::guest::GuestPort;
+use vshmem_port_local::LocalGuest;
+use vshmem_port_uml::guest::UmlGuest;
+
+/// What `vshmem join --port` takes.
+pub const GUESTS: &[&str] = &["auto", "local", "uml"];
+
+const LOCAL_NEEDS_NONE: &str = "containers and processes of the host need no front-end: give the container the daemon's runtime directory \
+     (bind-mount it, and set VSHMEM_RUNTIME_DIR where its path differs), then `vshmem run` works there as on the host";
+
+/// Ports with a front-end of their own, in the order in which `auto` tries them.
+fn candidates() -> [Box<dyn GuestPort>; 1] {
+    [Box::new(UmlGuest)]
+}
+
+/// The port called `name`, or with `auto` the first whose guest this machine is.
+///
+/// # Errors
+/// If there is no such port, or this machine is no domain of it: the text says what is missing and what to do.
+pub fn guest(name: &str) -> anyhow::Result<Box<dyn GuestPort>> {
+    if name == "local" {
+        bail!("{LOCAL_NEEDS_NONE}");
+    }
+    let mut reasons = Vec::new();
+    for port in candidates() {
+        if name != "auto" && name != port.name() {
+            continue;
+        }
+        match port.detect() {
+            Ok(()) => return Ok(port),
+            Err(why) => reasons.push(format!("{}: {why:#}", port.name())),
+        }
+    }
+    if reasons.is_empty() {
+        bail!(
+            "there is no port {name:?}; these there are: {}",
+            GUESTS.join(", ")
+        );
+    }
+    if name == "auto" {
+        reasons.push(format!("local: {LOCAL_NEEDS_NONE}"));
+    }
+    bail!(
+        "this machine is no guest that can join:\n  {}",
+        reasons.join("\n  ")
+    )
+}
+
+/// A front-end's port in a process of this very kernel: `stream` leads to the back-end, `pool` is the group's pool. For tests of front-ends
+/// without a virtual machine.
+pub fn local_guest(stream: OwnedFd, pool: OwnedFd) -> Box<dyn GuestPort> {
+    Box::new(LocalGuest::new(stream, pool))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(name: &str) -> String {
+        match guest(name) {
+            Ok(port) => panic!("{} detected on the build machine", port.name()),
+            Err(why) => format!("{why:#}"),
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        assert!(refusal("local").contains("need no front-end"));
+        assert!(refusal("carrier-pigeon").contains("auto, local, uml"));
+        assert!(refusal("uml").contains("no UML guest"));
+        let all = refusal("auto");
+        assert!(all.contains("uml:") && all.contains("local:"), "{all}");
+    }
+}

@@ -1,0 +1,66 @@
+//! Which ports work here, and what to do about those that do not: what `vshmem doctor` prints.
+
+use crate::guest;
+use vshmem_port_local::PoolStore;
+
+/// One port's part here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The port.
+    pub port: &'static str,
+    /// What it would do on this machine.
+    pub part: &'static str,
+    /// Whether it works.
+    pub works: bool,
+    /// What was found; where it does not work, what is missing and what to do about it.
+    pub detail: String,
+}
+
+impl Finding {
+    fn of(port: &'static str, part: &'static str, found: Result<String, String>) -> Self {
+        let works = found.is_ok();
+        let detail = found.unwrap_or_else(|why| why);
+        Finding {
+            port,
+            part,
+            works,
+            detail,
+        }
+    }
+}
+
+/// Looks at every port.
+pub fn survey() -> Vec<Finding> {
+    vec![
+        Finding::of("local", "processes and containers of this kernel", local()),
+        Finding::of("uml", "join as a guest", inside("uml")),
+    ]
+}
+
+fn local() -> Result<String, String> {
+    PoolStore::new(4096)
+        .map(|_| "sealed memory files work; containers need only the daemon's runtime directory".to_owned())
+        .map_err(|why| {
+            format!(
+                "a sealed memory file cannot be made ({why}): Linux 3.17 or later with memfd_create is needed"
+            )
+        })
+}
+
+fn inside(port: &str) -> Result<String, String> {
+    guest(port)
+        .map(|_| format!("this machine is a guest: `vshmem join --port {port}`"))
+        .map_err(|why| format!("{why:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_port_is_surveyed_and_the_local_one_works() {
+        let found = survey();
+        assert!(found.iter().any(|f| f.port == "local" && f.works));
+        assert!(found.iter().all(|f| !f.detail.is_empty()));
+    }
+}
