@@ -34,9 +34,9 @@ shareable!(
 unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {}
 
 /// Numbers that [`Cells`] can hold.
-pub trait Plain: Copy {
+pub trait Plain: Copy + 'static {
     /// The atomic of the same width.
-    type Atomic: Shareable;
+    type Atomic: Shareable + 'static;
     /// Loads relaxed.
     fn load(from: &Self::Atomic) -> Self;
     /// Stores relaxed.
@@ -80,7 +80,7 @@ pub struct Cells<'a, T: Plain> {
     of: PhantomData<T>,
 }
 
-impl<'a, T: Plain + 'a> Cells<'a, T> {
+impl<'a, T: Plain> Cells<'a, T> {
     pub(crate) fn new(cells: &'a [T::Atomic]) -> Self {
         Cells {
             cells,
