@@ -23,7 +23,7 @@ impl Key {
 }
 
 macro_rules! options {
-    ($name:ident, $what:ident, $doc:literal) => {
+    ($name:ident, $what:ident, $doc:literal $(, $amount:ident)?) => {
         #[doc = $doc]
         #[derive(Debug, Clone)]
         pub struct $name {
@@ -31,7 +31,7 @@ macro_rules! options {
             create: bool,
             exclusive: bool,
             mode: u16,
-            amount: usize,
+            $($amount: usize,)?
         }
 
         impl Default for $name {
@@ -40,8 +40,7 @@ macro_rules! options {
                     key: Key::PRIVATE,
                     create: false,
                     exclusive: false,
-                    mode: 0o600,
-                    amount: 0,
+                    mode: 0o600, $($amount: 0,)?
                 }
             }
         }
@@ -86,7 +85,8 @@ macro_rules! options {
 options!(
     SegmentOptions,
     Segment,
-    "How a [`Segment`] is got and attached: shmget(2), shmat(2)."
+    "How a [`Segment`] is got and attached: shmget(2), shmat(2).",
+    amount
 );
 options!(
     SemaphoreOptions,
