@@ -91,7 +91,8 @@ options!(
 options!(
     SemaphoreOptions,
     SemaphoreSet,
-    "How a [`SemaphoreSet`] is got: semget(2)."
+    "How a [`SemaphoreSet`] is got: semget(2).",
+    amount
 );
 options!(QueueOptions, Queue, "How a [`Queue`] is got: msgget(2).");
 
