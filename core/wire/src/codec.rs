@@ -1,14 +1,19 @@
-//! Bytes: postcard bodies for datagrams, and a checksummed frame around them for streams.
+//! Bytes: postcard bodies for datagrams, and checksummed, delimited frames of them for streams.
 //!
-//! Frame: `"VSHM"`, u32 length of the body, u32 CRC-32 of the body (all little-endian), body. After a bad frame the
-//! [`Deframer`] looks for the next mark, so a stream whose one end lost its place finds it again.
+//! Frame: a zero byte, then body and CRC-32 of the body (little-endian) with every zero stuffed away (COBS), then a zero byte.
+//!
+//! So a zero never lies inside a frame, and three things follow. Whoever lost its place (a daemon killed and restarted between two bytes, at
+//! either end) finds the next frame at the next zero, with nothing swallowed and no waiting for the rest of a torn one. Bytes that a user put into a
+//! message can never be taken for a frame, wherever reading begins. And rubbish costs the receiver time in proportion to its length only.
 
 use alloc::vec::Vec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-const MARK: [u8; 4] = *b"VSHM";
-const HEAD: usize = 12;
+const DELIMITER: u8 = 0;
+const SUM: usize = 4;
+/// The longest stuffed frame: one byte is added for each 254 begun.
+const LONGEST: usize = (crate::MAX_MESSAGE + SUM) + (crate::MAX_MESSAGE + SUM) / 254 + 1;
 
 /// What can be wrong with received bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,12 +58,13 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
 
 /// A message, framed for a stream.
 pub fn frame<T: Serialize>(message: &T) -> Vec<u8> {
-    let body = encode(message);
-    let mut out = Vec::with_capacity(HEAD + body.len());
-    out.extend_from_slice(&MARK);
-    out.extend_from_slice(&(body.len() as u32).to_le_bytes());
-    out.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
-    out.extend_from_slice(&body);
+    let mut body = encode(message);
+    let sum = crc32fast::hash(&body);
+    body.extend_from_slice(&sum.to_le_bytes());
+    let mut out = Vec::with_capacity(body.len() + body.len() / 254 + 3);
+    out.push(DELIMITER);
+    out.extend_from_slice(&cobs::encode_vec(&body));
+    out.push(DELIMITER);
     out
 }
 
@@ -66,12 +72,21 @@ pub fn frame<T: Serialize>(message: &T) -> Vec<u8> {
 #[derive(Debug, Default)]
 pub struct Deframer {
     buffer: Vec<u8>,
+    /// Where the frame being received begins.
+    start: usize,
+    /// Up to where no delimiter was found.
+    seen: usize,
+    /// The bytes up to the next delimiter are the rest of something too long.
+    overlong: bool,
     skipped: u64,
 }
 
 impl Deframer {
     /// Adds bytes that arrived.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.start);
+        self.seen -= self.start;
+        self.start = 0;
         self.buffer.extend_from_slice(bytes);
     }
 
@@ -80,39 +95,42 @@ impl Deframer {
         self.skipped
     }
 
-    /// The next whole message. Frames that fail their checksum are skipped; one that passes it but does not decode is an error (another version).
+    /// The next whole message. Bytes that are no frame are skipped; a frame whose checksum is right but which does not decode is an error (another
+    /// version), and the next call goes on behind it.
     pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, WireError> {
-        loop {
-            let start = self
-                .buffer
-                .windows(4)
-                .position(|w| w == MARK)
-                .unwrap_or(self.buffer.len().saturating_sub(3));
-            self.skip(start);
-            let Some(head) = self.buffer.get(..HEAD) else {
-                return Ok(None);
+        while let Some(length) = self.buffer[self.seen..].iter().position(|&b| b == DELIMITER) {
+            let end = self.seen + length;
+            let stuffed = &self.buffer[self.start..end];
+            let body = if core::mem::take(&mut self.overlong) {
+                None
+            } else {
+                unstuff(stuffed)
             };
-            let bytes = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-            let sum = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
-            if bytes > crate::MAX_MESSAGE {
-                self.skip(4);
-                continue;
+            if body.is_none() {
+                self.skipped += stuffed.len() as u64;
             }
-            let Some(body) = self.buffer.get(HEAD..HEAD + bytes) else {
-                return Ok(None);
-            };
-            if crc32fast::hash(body) != sum {
-                self.skip(4);
-                continue;
+            self.start = end + 1;
+            self.seen = self.start;
+            if let Some(body) = body {
+                return decode(&body).map(Some);
             }
-            let message = decode(body);
-            self.buffer.drain(..HEAD + bytes);
-            return message.map(Some);
         }
+        self.seen = self.buffer.len();
+        if self.seen - self.start > LONGEST || self.overlong {
+            self.skipped += (self.seen - self.start) as u64;
+            self.start = self.seen;
+            self.overlong = true;
+        }
+        Ok(None)
     }
+}
 
-    fn skip(&mut self, bytes: usize) {
-        self.skipped += bytes as u64;
-        self.buffer.drain(..bytes);
+/// The body of what stood between two delimiters, if that was a frame.
+fn unstuff(stuffed: &[u8]) -> Option<Vec<u8>> {
+    if stuffed.is_empty() || stuffed.len() > LONGEST {
+        return None;
     }
+    let mut body = cobs::decode_vec(stuffed).ok()?;
+    let sum = body.split_off(body.len().checked_sub(SUM)?);
+    (sum == crc32fast::hash(&body).to_le_bytes()).then_some(body)
 }

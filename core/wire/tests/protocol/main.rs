@@ -1,0 +1,5 @@
+//! The codec against generated, broken and hostile bytes.
+
+mod dice;
+mod round_trip;
+mod rubbish;
