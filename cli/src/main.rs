@@ -1,3 +1,56 @@
 //! The `vshmem` command.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `arguments` | the command line's definition |
+//! | `commands` | one file a command |
+//! | `connection`, `place` | requests to the daemon, and where it is |
+//! | `inventory`, `table`, `text`, `system` | constructs with their names, and how they read |
+//! | `program`, `preload`, `backend` | what `run` needs: the program, the library, a back-end of its own |
+//! | `trouble` | errors as the user meets them |
+//!
+//! Every command works over the daemon's socket as any client does; nothing here knows a construct's memory.
 
-fn main() {}
+mod arguments;
+mod backend;
+mod commands;
+mod connection;
+mod inventory;
+mod place;
+mod preload;
+mod program;
+mod system;
+mod table;
+mod text;
+mod trouble;
+
+use clap::Parser;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = arguments::Cli::parse();
+    log();
+    if cli.command.prints() {
+        system::end_on_broken_pipe();
+    }
+    match cli.command.run() {
+        Ok(status) => ExitCode::from(status),
+        Err(trouble) => {
+            eprintln!("vshmem: {trouble}");
+            ExitCode::from(trouble.status())
+        }
+    }
+}
+
+/// Messages of the daemons on standard error, as VSHMEM_LOG says.
+fn log() {
+    let filter = EnvFilter::try_from_env("VSHMEM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

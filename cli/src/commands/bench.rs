@@ -1,0 +1,85 @@
+//! `vshmem bench`: measurements, each against its baseline in the same run. The measuring itself is `vshmem-bench`'s.
+
+use crate::trouble::{Outcome, Trouble};
+use vshmem_bench::{MicroOptions, Row};
+
+/// Measures, each figure against its baseline in the same run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    Micro(Micro),
+    /// The measured loops, by command on standard input
+    #[command(hide = true)]
+    Worker,
+}
+
+/// Single operations: semaphores, messages, handoffs between processes and between guests.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+The two sides of every comparison take turns in short rounds; what is reported is the median of the rounds.
+
+Examples:
+  vshmem bench micro
+  vshmem bench micro --only sem_ --rounds 9
+  vshmem bench micro --guests uml --json
+
+With --json one object a line: {\"name\", \"domains\", \"value\", \"unit\", \"baseline\", \"baseline_value\", \"ratio\"}.")]
+struct Micro {
+    /// Rounds of each comparison
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+    /// A factor for the number of iterations in a round
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    scale: f64,
+    /// Only rows whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Also the rows between two guests of this port
+    #[arg(long, value_name = "PORT", value_parser = ["uml"])]
+    guests: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Bench) -> Outcome {
+    match &options.what {
+        What::Micro(options) => micro(options),
+        What::Worker => match vshmem_bench::worker::worker() {
+            Ok(()) => Ok(0),
+            Err(error) => Err(Trouble::new("worker", format!("{error:#}"))),
+        },
+    }
+}
+
+fn micro(options: &Micro) -> Outcome {
+    let program = std::env::current_exe().map_err(|error| Trouble::new("bench", error))?;
+    let all = MicroOptions {
+        program,
+        rounds: options.rounds.into(),
+        scale: options.scale,
+        only: options.only.clone(),
+        guests: options.guests.as_deref().map(|_| "uml"),
+    };
+    if !options.json {
+        println!("{}", Row::heading());
+    }
+    let mut tell = |row: &Row| {
+        if options.json {
+            match serde_json::to_string(row) {
+                Ok(line) => println!("{line}"),
+                Err(error) => eprintln!("vshmem: {}: {error}", row.name),
+            }
+        } else {
+            println!("{}", row.line());
+        }
+    };
+    vshmem_bench::micro(&all, &mut tell).map_err(|error| Trouble::new("bench", format!("{error:#}")))?;
+    Ok(0)
+}

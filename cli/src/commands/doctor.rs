@@ -1,0 +1,231 @@
+//! `vshmem doctor`: what works here, what does not, and what to do about it.
+//!
+//! Each check looks at one thing and changes nothing. Not for what the back-end holds: `status` and `ipcs` show that.
+
+use crate::connection::Connection;
+use crate::place::Place;
+use crate::preload;
+use crate::trouble::{FAILED, Outcome, reason};
+use serde::Serialize;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+use vshmem_wire::Request;
+
+/// Shows what works here, what does not, and what to do about it.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit status: 0 if what `vshmem run` needs works, 1 if not. What is merely not available here does not count.
+
+With --json: {\"works\": bool, \"checks\": [{\"name\", \"state\": \"ok\"|\"absent\"|\"broken\", \"detail\", \"remedy\"}]}.")]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    place: Place,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// Works.
+    Ok,
+    /// Not here; `vshmem run` does not need it.
+    Absent,
+    /// Does not work, and `vshmem run` needs it.
+    Broken,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    name: String,
+    state: State,
+    detail: String,
+    remedy: String,
+}
+
+impl Check {
+    fn new(name: &str, state: State, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Check {
+            name: name.to_owned(),
+            state,
+            detail: detail.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Doctor) -> Outcome {
+    let mut checks = vec![folder(&options.place)];
+    checks.extend(daemon(&options.place));
+    checks.push(library());
+    checks.push(memfd());
+    checks.push(barrier());
+    checks.extend(ports());
+    let works = checks.iter().all(|check| check.state != State::Broken);
+    if options.json {
+        println!("{:#}", serde_json::json!({ "works": works, "checks": checks }));
+    } else {
+        for check in &checks {
+            let mark = match check.state {
+                State::Ok => "ok",
+                State::Absent => "--",
+                State::Broken => "NO",
+            };
+            println!("{mark:<3} {:<18} {}", check.name, check.detail);
+            if !check.remedy.is_empty() {
+                println!("{:<22} to do: {}", "", check.remedy);
+            }
+        }
+        println!();
+        if works {
+            println!("`vshmem run` works here.");
+        } else {
+            println!("`vshmem run` does not work here yet: see what to do above.");
+        }
+    }
+    Ok(if works { 0 } else { FAILED })
+}
+
+fn folder(place: &Place) -> Check {
+    let folder = place.folder();
+    let name = "runtime folder";
+    match std::fs::metadata(&folder) {
+        Err(error) => {
+            let detail = format!("{}: {error}", folder.display());
+            Check::new(
+                name,
+                State::Broken,
+                detail,
+                "`vshmem serve` makes it; or name another with --runtime-dir",
+            )
+        }
+        Ok(metadata) if metadata.mode() & 0o002 != 0 && metadata.mode() & 0o1000 == 0 => {
+            let detail = format!(
+                "{}: anybody may replace the daemon's socket in it",
+                folder.display()
+            );
+            Check::new(
+                name,
+                State::Broken,
+                detail,
+                format!("chmod o-w {}", folder.display()),
+            )
+        }
+        Ok(metadata) => {
+            let mode = metadata.mode() & 0o7777;
+            Check::new(
+                name,
+                State::Ok,
+                format!("{} (mode {mode:04o}, user {})", folder.display(), metadata.uid()),
+                "",
+            )
+        }
+    }
+}
+
+fn daemon(place: &Place) -> Vec<Check> {
+    let mut connection = match Connection::open(place) {
+        Ok(connection) => connection,
+        Err(why) => return vec![Check::new("daemon", State::Broken, why.why(), why.what_to_do())],
+    };
+    let own = connection.welcome.clone();
+    let mut checks = Vec::new();
+    checks.push(match connection.status() {
+        Ok(status) => {
+            let detail = format!(
+                "version {}, process {}, group {}, {} domains; this is domain {}",
+                status.version,
+                status.pid,
+                status.group,
+                status.domains.iter().filter(|domain| domain.up).count(),
+                own.name
+            );
+            if status.version == env!("CARGO_PKG_VERSION") {
+                Check::new("daemon", State::Ok, detail, "")
+            } else {
+                let remedy = format!(
+                    "this command is version {}: install one version",
+                    env!("CARGO_PKG_VERSION")
+                );
+                Check::new("daemon", State::Ok, detail, remedy)
+            }
+        }
+        Err(why) => Check::new("daemon", State::Broken, why.why(), why.what_to_do()),
+    });
+    checks.push(match round_trip(&mut connection) {
+        Ok(time) => {
+            let detail = format!("{:.0} µs, median of 50 pings", time.as_secs_f64() * 1e6);
+            Check::new("round trip", State::Ok, detail, "")
+        }
+        Err(why) => Check::new("round trip", State::Broken, why, "restart the daemon"),
+    });
+    checks
+}
+
+fn round_trip(connection: &mut Connection) -> Result<Duration, String> {
+    let mut times = Vec::new();
+    for _ in 0..50 {
+        let start = Instant::now();
+        connection
+            .ask(&Request::Ping)
+            .map_err(|failure| reason(&failure))?;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    Ok(times[times.len() / 2])
+}
+
+fn library() -> Check {
+    let name = "preload library";
+    match preload::find() {
+        Ok(path) => Check::new(name, State::Ok, path.display().to_string(), ""),
+        Err(why) => Check::new(name, State::Broken, why.why(), why.what_to_do()),
+    }
+}
+
+fn memfd() -> Check {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+    let made = memfd_create("vshmem-doctor", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .and_then(|file| ftruncate(&file, 4096).map(|()| file))
+        .and_then(|file| fcntl_add_seals(&file, SealFlags::SHRINK));
+    match made {
+        Ok(()) => Check::new("memory files", State::Ok, "memfd_create with seals", ""),
+        Err(errno) => Check::new(
+            "memory files",
+            State::Broken,
+            format!("memfd_create: {errno}"),
+            "Linux 3.17 or later is needed",
+        ),
+    }
+}
+
+fn barrier() -> Check {
+    use rustix::thread::{MembarrierCommand, MembarrierQuery, membarrier_query};
+    let supported: MembarrierQuery = membarrier_query();
+    if supported.contains_command(MembarrierCommand::PrivateExpedited) {
+        Check::new("memory barrier", State::Ok, "membarrier, private expedited", "")
+    } else {
+        Check::new(
+            "memory barrier",
+            State::Absent,
+            "no membarrier: full fences are used, a little slower",
+            "",
+        )
+    }
+}
+
+fn ports() -> Vec<Check> {
+    let checks = vshmem_port_select::survey().into_iter().map(|finding| {
+        let state = if finding.works { State::Ok } else { State::Absent };
+        Check::new(
+            &format!("port {}", finding.port),
+            state,
+            format!("{}: {}", finding.part, finding.detail),
+            "",
+        )
+    });
+    checks.collect()
+}

@@ -1,0 +1,100 @@
+//! `vshmem ftok`: a key from a path's text, the same in every domain.
+//!
+//! ftok(3) takes the key from inode and device, which differ between VMs.
+
+use crate::trouble::{Outcome, Trouble};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+/// Makes a key from a path and a project id: the same in every domain, unlike ftok(3).
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+ftok(3) hashes inode and device numbers, which differ between virtual machines even where the file is the same. This command hashes the
+canonical path's text: bits 24 to 31 of the key are the low byte of the project id, as in ftok(3); bits 0 to 23 are the 64-bit FNV-1a
+hash of the path's bytes, folded by exclusive or of its bits 0-23, 24-47 and 48-63.
+
+Examples:
+  vshmem ftok /srv/app A
+  KEY=$(vshmem ftok --text /srv/app 7 | cut -d' ' -f1)
+
+Prints the key in hexadecimal and in decimal. With --json: {\"path\", \"project\", \"key\": \"0x…\", \"number\"}.")]
+pub(crate) struct Ftok {
+    /// Path of a file; it must exist unless --text is given
+    path: OsString,
+    /// Project id: a number from 1 to 255, or one character that is not a digit
+    #[arg(value_name = "PROJ", value_parser = parse_project)]
+    project: u8,
+    /// Take the path's text as it stands, without looking at the file system
+    #[arg(long)]
+    text: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_project(text: &str) -> Result<u8, String> {
+    let number = match crate::text::parse_c_number(text) {
+        Some(number) => number & 0xff,
+        None if text.len() == 1 => i64::from(text.as_bytes()[0]),
+        None => return Err("the project id is a number or one character".to_owned()),
+    };
+    match number {
+        0 => Err("the project id's low eight bits must not be zero".to_owned()),
+        number => Ok(number as u8),
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Ftok) -> Outcome {
+    let path = if options.text {
+        options.path.clone()
+    } else {
+        std::fs::canonicalize(&options.path)
+            .map_err(|error| {
+                let why = crate::trouble::errno_words(error.raw_os_error().unwrap_or(libc::EIO));
+                Trouble::new(options.path.to_string_lossy(), why)
+                    .remedy("name an existing file, or use --text to hash the text alone")
+            })?
+            .into_os_string()
+    };
+    let key = key(&path, options.project);
+    if options.json {
+        let path = path.to_string_lossy();
+        println!(
+            "{:#}",
+            serde_json::json!({"path": path, "project": options.project, "key": format!("{key:#010x}"), "number": key})
+        );
+    } else {
+        println!("{key:#010x} {key}");
+    }
+    Ok(0)
+}
+
+/// The key.
+pub(crate) fn key(path: &OsStr, project: u8) -> i32 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in path.as_bytes() {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    let folded = (hash ^ hash >> 24 ^ hash >> 48) as u32 & 0x00ff_ffff;
+    (u32::from(project) << 24 | folded) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_pinned() {
+        assert_eq!(key(OsStr::new("/srv/app"), b'A') as u32 >> 24, 0x41);
+        assert_eq!(
+            key(OsStr::new(""), 1),
+            0x01_aa_57_55 & !0x00ff_ffff | fold(0xcbf2_9ce4_8422_2325)
+        );
+        assert_ne!(key(OsStr::new("/srv/app"), 1), key(OsStr::new("/srv/apq"), 1));
+    }
+
+    fn fold(hash: u64) -> i32 {
+        ((hash ^ hash >> 24 ^ hash >> 48) & 0x00ff_ffff) as i32
+    }
+}

@@ -1,0 +1,13 @@
+//! The commands, one file each.
+
+pub(crate) mod bench;
+pub(crate) mod doctor;
+pub(crate) mod ftok;
+pub(crate) mod ipcmk;
+pub(crate) mod ipcrm;
+pub(crate) mod ipcs;
+pub(crate) mod lsipc;
+pub(crate) mod papers;
+pub(crate) mod run;
+pub(crate) mod share;
+pub(crate) mod status;

@@ -1,0 +1,150 @@
+//! `vshmem run`: an unmodified program, its System V IPC served by Vshmem.
+
+use crate::backend::Backend;
+use crate::connection::Connection;
+use crate::place::{DOMAIN, Place, RUNTIME_DIR};
+use crate::preload;
+use crate::program;
+use crate::trouble::{NOT_EXECUTABLE, NOT_FOUND, OURS, Outcome, Trouble, errno_words};
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Environment variable behind `--keys`.
+pub(crate) const KEYS: &str = "VSHMEM_KEYS";
+
+/// Runs an unmodified program with its System V IPC served by Vshmem.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+The program is loaded together with libvshmem_preload.so, which serves its System V calls. Programs that no library can be loaded into
+(static, set-uid, 32-bit, or of another C library than glibc) are refused with the reason, instead of being run unserved.
+
+Examples:
+  vshmem run -- ./server --port 80
+  vshmem run --serve -- sh -c 'ipcmk -Q; ipcs'
+  vshmem run --keys 0x1000-0x1fff,private -- postgres -D data
+
+Exit status: the program's; 125 if Vshmem is the reason that it did not run, 126 if it cannot be executed, 127 if it is not found.")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    how: How,
+    /// Start a back-end for as long as the program runs
+    #[arg(long)]
+    serve: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROG")]
+    program: Vec<OsString>,
+}
+
+/// What `run` and `vm run` have in common.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct How {
+    /// Keys that go to Vshmem, the rest goes to the kernel: numbers, ranges A-B, and `private` for IPC_PRIVATE [default: all]
+    #[arg(long, value_name = "RANGES", value_parser = keys)]
+    pub(crate) keys: Option<String>,
+    /// Run the program even if the preload library will not reach it
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Checks the syntax of `--keys`.
+fn keys(text: &str) -> Result<String, String> {
+    for part in text.split(',').map(str::trim) {
+        if part == "private" {
+            continue;
+        }
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to) = (
+            crate::text::parse_key(from.trim())?,
+            crate::text::parse_key(to.trim())?,
+        );
+        if (from as u32) > (to as u32) {
+            return Err(format!("range {part} ends before it begins"));
+        }
+    }
+    Ok(text.to_owned())
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Run) -> Outcome {
+    let found = program::find(&options.program[0])?;
+    if !options.how.force {
+        program::check(&found)?;
+    }
+    let library = preload::find()?;
+    let backend = if options.serve {
+        Backend::for_a_while(&options.place)?
+    } else {
+        None
+    };
+    let place = match &backend {
+        Some(backend) => backend.place().clone(),
+        None => options.place.clone(),
+    };
+    let welcome = Connection::open(&place)
+        .map_err(|trouble| {
+            let hint =
+                "start one with `vshmem serve &`, or add --serve to have one for as long as the program runs";
+            trouble.remedy(hint).with_status(OURS)
+        })?
+        .welcome;
+    let mut command = Command::new(&found);
+    command.arg0(&options.program[0]).args(&options.program[1..]);
+    for (name, value) in environment(&library, &place, &options.how)? {
+        command.env(name, value);
+    }
+    tracing::debug!(domain = welcome.name, program = %found.display(), "running");
+    match backend {
+        None => Err(failed_to_run(&options.program[0], &command.exec())),
+        Some(backend) => backend.run(command, &options.program[0]),
+    }
+}
+
+/// What a program's environment needs to be served.
+pub(crate) fn environment(
+    library: &std::path::Path,
+    place: &Place,
+    how: &How,
+) -> Result<Vec<(&'static str, OsString)>, Trouble> {
+    let folder = std::path::absolute(place.folder())
+        .map_err(|error| Trouble::new("runtime directory", error).with_status(OURS))?;
+    let mut all = vec![
+        ("LD_PRELOAD", preload::list_with(library)),
+        (RUNTIME_DIR, folder.into()),
+    ];
+    if let Some(domain) = place.domain() {
+        all.push((DOMAIN, domain.into()));
+    }
+    if let Some(keys) = &how.keys {
+        all.push((KEYS, keys.into()));
+    }
+    Ok(all)
+}
+
+/// The message and status for a failed exec.
+pub(crate) fn failed_to_run(name: &std::ffi::OsStr, error: &std::io::Error) -> Trouble {
+    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+    let status = if errno == libc::ENOENT {
+        NOT_FOUND
+    } else {
+        NOT_EXECUTABLE
+    };
+    Trouble::new(name.to_string_lossy(), errno_words(errno)).with_status(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_ranges_are_checked() {
+        for good in ["0x1000-0x1fff", "1,2,private", "private", "0x80000000-0xffffffff"] {
+            assert!(keys(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a", "5-1", "1-", "0x100000000"] {
+            assert!(keys(bad).is_err(), "{bad}");
+        }
+    }
+}

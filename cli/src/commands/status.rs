@@ -1,0 +1,97 @@
+//! `vshmem status`: what the back-end says of itself, its domains and its pool.
+
+use crate::connection::Connection;
+use crate::place::Place;
+use crate::table::{self, Head};
+use crate::text::human_size;
+use crate::trouble::Outcome;
+
+/// Shows the back-end, its domains and its pool.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+With --json: {\"version\", \"pid\", \"restarts\", \"uptime\", \"group\", \"domain\", \"pool\": {\"bytes\", \"used\", \"quarantine\"},
+\"domains\": [{\"number\", \"name\", \"port\", \"up\", \"clients\"}]}; \"domain\" is the caller's own, uptime is in seconds.")]
+pub(crate) struct StatusOptions {
+    #[command(flatten)]
+    place: Place,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &StatusOptions) -> Outcome {
+    let mut connection = Connection::open(&options.place)?;
+    let status = connection.status()?;
+    let own = &connection.welcome.name;
+    if options.json {
+        let domains: Vec<_> = status
+            .domains
+            .iter()
+            .map(|d| {
+                serde_json::json!({
+                    "number": d.number, "name": d.name, "port": d.port, "up": d.up, "clients": d.clients,
+                })
+            })
+            .collect();
+        let whole = serde_json::json!({
+            "version": status.version, "pid": status.pid, "restarts": status.restarts, "uptime": status.uptime,
+            "group": status.group, "domain": own, "domains": domains,
+            "pool": {"bytes": status.pool_bytes, "used": status.pool_used, "quarantine": status.quarantine},
+        });
+        println!("{whole:#}");
+        return Ok(0);
+    }
+    println!(
+        "back-end {}, process {}, up {}, restarted {} times",
+        status.version,
+        status.pid,
+        span(status.uptime),
+        status.restarts
+    );
+    if status.pool_bytes > 0 {
+        println!(
+            "group {}: pool of {}, {} used, {} in quarantine",
+            status.group,
+            human_size(status.pool_bytes),
+            human_size(status.pool_used),
+            human_size(status.quarantine)
+        );
+    } else {
+        println!("group {}: memory for each construct by itself", status.group);
+    }
+    println!("this process is in domain {own}\n");
+    let heads = [
+        Head::right("N"),
+        Head::left("DOMAIN"),
+        Head::left("PORT"),
+        Head::left("STATE"),
+        Head::right("CLIENTS"),
+    ];
+    let rows: Vec<Vec<String>> = status
+        .domains
+        .iter()
+        .map(|d| {
+            let state = if d.up { "up" } else { "gone" };
+            vec![
+                d.number.to_string(),
+                d.name.clone(),
+                d.port.clone(),
+                state.to_owned(),
+                d.clients.to_string(),
+            ]
+        })
+        .collect();
+    print!("{}", table::render(&heads, &rows, false));
+    Ok(0)
+}
+
+/// Seconds as `3 d 4 h`, `5 min` or `6 s`.
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
