@@ -1,0 +1,166 @@
+//! msgrcv(2).
+//!
+//! A short text is copied under the lock. A long one is taken out of the queue (its block becomes TAKEN), copied without the lock, and freed under it. A
+//! receiver that waits is handed its message the same way by the sender.
+
+use super::layout::{SHORT, Use, field, slot};
+use super::message::{Message, Want};
+use super::slots::who;
+use super::view::{Held, Unit, View, unchanged};
+use super::wait::Woken;
+use super::{MsgError, Queue, ReceiveFlags, Received};
+use crate::{Control, World};
+use vshmem_words::Words;
+
+/// What was found.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Done(Received),
+    /// Taken, not copied yet.
+    Taken(Message),
+    Waits {
+        slot: Unit,
+        last: u16,
+    },
+}
+
+impl<'a, W: Words> Queue<'a, W> {
+    /// msgrcv(2) into `into`. The caller has checked the flags and the permission; `control` is the control word under which it did. With
+    /// [`ReceiveFlags::copy`], `msgtyp` is a position and the call never waits.
+    ///
+    /// # Errors
+    /// [`MsgError::NoMessage`] if none matches and `nowait`; [`MsgError::TooBig`] if the one that matches is longer than `into` (it stays where it is);
+    /// [`MsgError::NeedExtent`] if there is no slot left to wait in; the others as they say. Nothing was received in any of these cases.
+    #[inline]
+    pub fn receive(
+        &self,
+        world: &impl World,
+        control: Control,
+        into: &mut [u8],
+        msgtyp: i64,
+        flags: ReceiveFlags,
+    ) -> Result<Received, MsgError> {
+        unchanged(Control::load(self.words), control)?;
+        match self.locked(world, |queue| queue.receive_now(control, into, msgtyp, flags))? {
+            Step::Done(received) => Ok(received),
+            Step::Taken(message) => self.carry_out(world, &message, into, None),
+            Step::Waits { slot, last } => self.wait_for_message(world, control, into, slot, last),
+        }
+    }
+
+    /// Copies a message that is this process's out of its block and gives the block back, and the slot if it came through one.
+    fn carry_out(
+        &self,
+        world: &impl World,
+        message: &Message,
+        into: &mut [u8],
+        slot: Option<Unit>,
+    ) -> Result<Received, MsgError> {
+        let received = copy_text(self.words, message, into)?;
+        self.locked(world, |queue| {
+            if let Some(slot) = slot {
+                queue.free_slot_again(slot);
+            }
+            if queue.covered()? {
+                queue.release(message.unit, message.size)?;
+            } else {
+                queue.orphan(message.unit, message.size);
+            }
+            Ok(received)
+        })
+    }
+
+    #[cold]
+    fn wait_for_message(
+        &self,
+        world: &impl World,
+        control: Control,
+        into: &mut [u8],
+        unit: Unit,
+        last: u16,
+    ) -> Result<Received, MsgError> {
+        let error = match self.wait(world, control, unit, last, MsgError::NoMessage)? {
+            Woken::Granted => {
+                let view = View::new(self.words);
+                let handed = view.unit(view.get(unit.at(slot::BLOCK)))?;
+                let message = view.message(handed, Use::Taken, Some(world.me().client))?;
+                return self.carry_out(world, &message, into, Some(unit));
+            }
+            Woken::Refused => MsgError::TooBig,
+            Woken::Retry => MsgError::Stale,
+        };
+        self.locked(world, |queue| {
+            queue.free_slot_again(unit);
+            Err(error)
+        })
+    }
+}
+
+/// Copies as much of a message's text as there is room for.
+#[inline]
+fn copy_text(words: &impl Words, message: &Message, into: &mut [u8]) -> Result<Received, MsgError> {
+    let len = into.len().min(message.len as usize);
+    if !words.copy_out(message.text(), &mut into[..len]) {
+        return Err(MsgError::Stale);
+    }
+    Ok(Received {
+        mtype: message.mtype,
+        len,
+    })
+}
+
+impl<W: Words, D: World> Held<'_, W, D> {
+    #[inline]
+    fn receive_now(
+        &mut self,
+        control: Control,
+        into: &mut [u8],
+        msgtyp: i64,
+        flags: ReceiveFlags,
+    ) -> Result<Step, MsgError> {
+        self.enter(control)?;
+        let want = Want::new(msgtyp, flags);
+        let found = if flags.copy {
+            self.nth(msgtyp)?
+        } else {
+            self.find(want)?
+        };
+        let Some(message) = found else {
+            if flags.nowait || flags.copy {
+                return Err(MsgError::NoMessage);
+            }
+            return self.receive_later(want, into.len(), flags);
+        };
+        if message.len as usize > into.len() && !flags.noerror {
+            return Err(MsgError::TooBig);
+        }
+        if flags.copy {
+            return copy_text(self.words, &message, into).map(Step::Done);
+        }
+        let step = if into.len().min(message.len as usize) <= SHORT {
+            let received = copy_text(self.words, &message, into)?;
+            self.take_and_free(&message)?;
+            Step::Done(received)
+        } else {
+            self.take(&message, self.me.client)?;
+            Step::Taken(message)
+        };
+        self.note_receiver(who(&self.me), self.me.place);
+        self.admit()?;
+        Ok(step)
+    }
+
+    #[cold]
+    fn receive_later(&mut self, want: Want, room: usize, flags: ReceiveFlags) -> Result<Step, MsgError> {
+        let room = if flags.noerror {
+            u32::MAX
+        } else {
+            u32::try_from(room).unwrap_or(u32::MAX)
+        };
+        let slot = self.wait_to_receive(want, room)?;
+        Ok(Step::Waits {
+            slot,
+            last: (self.get64(field::LAST_SENDER) >> 32) as u16,
+        })
+    }
+}
