@@ -1,1 +1,14 @@
 //! End-to-end scenarios: real programs, real second kernels.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`machine`] | a Vshmem of its own for a test: daemon, runtime directory, what is installed here |
+//! | [`actor`] | a System V program under remote control, anywhere: `programs/actor.c` |
+//!
+//! One body per scenario, one row per pair of places. A row that cannot run here is skipped by name and reason.
+
+pub mod actor;
+pub mod machine;
+
+pub use actor::{Actor, Answer};
+pub use machine::{Machine, Place, missing, uml_available};

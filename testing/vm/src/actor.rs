@@ -1,0 +1,155 @@
+//! A System V program under remote control, anywhere: `programs/actor.c`.
+
+use crate::machine::{Machine, Place, built};
+use anyhow::{Context, Result, bail, ensure};
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+/// What a command gave: its words, or the name of an errno.
+pub type Answer = Result<Vec<String>, String>;
+
+/// The compiled actor.
+pub fn actor_program() -> Result<PathBuf> {
+    static MADE: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    MADE.get_or_init(|| compile("actor").map_err(|e| format!("{e:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
+/// Compiles `programs/NAME.c` into the target folder.
+pub fn compile(name: &str) -> Result<PathBuf> {
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("programs")
+        .join(format!("{name}.c"));
+    let folder = built().join("programs");
+    std::fs::create_dir_all(&folder)?;
+    let program = folder.join(name);
+    // Tests run in parallel processes: compile beside and rename.
+    let fresh = folder.join(format!("{name}.{}", std::process::id()));
+    let status = Command::new("cc")
+        .args(["-O1", "-o"])
+        .arg(&fresh)
+        .arg(&source)
+        .status()
+        .context("cc")?;
+    ensure!(status.success(), "cc failed on {}", source.display());
+    std::fs::rename(&fresh, &program)?;
+    Ok(program)
+}
+
+/// A running actor.
+pub struct Actor {
+    child: Child,
+    input: Option<ChildStdin>,
+    answers: Receiver<String>,
+    place: Place,
+}
+
+impl Actor {
+    /// Starts one at a place.
+    pub fn start(machine: &Machine, place: Place) -> Result<Actor> {
+        let program = actor_program()?;
+        let mut command = match place {
+            Place::Kernel => Command::new(&program),
+            Place::Host => machine.command(&["run", "--"]),
+            Place::Local(domain) => machine.command(&["run", "--domain", domain, "--"]),
+            Place::Uml(domain) => machine.command(&[
+                "vm", "run", "--port", "uml", "--domain", domain, "--mem", "128M", "--",
+            ]),
+        };
+        if place != Place::Kernel {
+            command.arg(&program);
+        }
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let input = child.stdin.take();
+        let output = child.stdout.take().context("stdout")?;
+        let (send, answers) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let actor = Actor {
+            child,
+            input,
+            answers,
+            place,
+        };
+        match actor.answers.recv_timeout(Duration::from_secs(60)).as_deref() {
+            Ok("ready") => Ok(actor),
+            other => bail!("the actor at {place:?} did not get ready: {other:?}"),
+        }
+    }
+
+    /// Sends a command without waiting.
+    pub fn tell(&mut self, command: &str) -> Result<()> {
+        let input = self.input.as_mut().context("closed")?;
+        Ok(writeln!(input, "{command}")?)
+    }
+
+    /// Waits for an answer, at most so long.
+    pub fn answer_within(&mut self, limit: Duration) -> Result<Answer> {
+        let line = self
+            .answers
+            .recv_timeout(limit)
+            .with_context(|| format!("no answer from the actor at {:?} within {limit:?}", self.place))?;
+        match line.split_once(' ') {
+            Some(("=", rest)) => Ok(Ok(rest.split(' ').map(str::to_string).collect())),
+            Some(("!", name)) => Ok(Err(name.to_string())),
+            _ => bail!("the actor says {line:?}"),
+        }
+    }
+
+    /// A command and its answer.
+    pub fn ask(&mut self, command: &str) -> Result<Answer> {
+        self.tell(command)?;
+        self.answer_within(Duration::from_secs(20))
+            .with_context(|| format!("after {command:?}"))
+    }
+
+    /// A command that gives a number.
+    pub fn number(&mut self, command: &str) -> Result<i64> {
+        match self.ask(command)? {
+            Ok(words) => Ok(words[0].parse()?),
+            Err(errno) => bail!("{command:?} at {:?} failed with {errno}", self.place),
+        }
+    }
+
+    /// Whether an answer is there already within a short time: used to show that a call blocks.
+    pub fn is_blocked(&mut self) -> bool {
+        std::thread::sleep(Duration::from_millis(300));
+        self.answers.try_recv().is_err()
+    }
+
+    /// kill -9 of the program itself, wherever it runs, by its own hand. It must be idle.
+    pub fn die(&mut self) -> Result<()> {
+        self.tell("die")
+    }
+
+    /// kill -9 of what runs on this host: the program, or the whole guest.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Its process id on this host: the program's, or the guest runner's.
+    pub fn host_pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        self.input = None;
+        if crate::machine::wait(&mut self.child, Duration::from_secs(15)).is_err() {
+            eprintln!("the actor at {:?} had to be killed", self.place);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A Vshmem of its own for a test: a daemon in a temporary runtime directory, ended with the test.
+
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Where a party of a scenario runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The kernel's own IPC on this host: the reference.
+    Kernel,
+    /// On this host, in the domain `host`.
+    Host,
+    /// On this host, in a local domain of its own.
+    Local(&'static str),
+    /// In a UML guest.
+    Uml(&'static str),
+}
+
+/// Prints why a row is skipped; the test then returns.
+pub fn missing(row: &str, why: &str) {
+    println!("skipped: {row}: {why}");
+}
+
+/// Whether UML guests can be booted here.
+pub fn uml_available() -> bool {
+    Path::new("/usr/bin/linux.uml").exists()
+}
+
+/// The folder with the built command and libraries.
+pub fn built() -> PathBuf {
+    let test = std::env::current_exe().unwrap_or_default();
+    // target/debug/deps/name-hash
+    test.ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// A daemon and the commands that use it.
+pub struct Machine {
+    folder: tempfile::TempDir,
+    keeper: Child,
+}
+
+impl Machine {
+    /// Starts a back-end with the default configuration.
+    pub fn start() -> Result<Machine> {
+        Machine::configured("")
+    }
+
+    /// Starts a back-end with this configuration.
+    pub fn configured(toml: &str) -> Result<Machine> {
+        let folder = tempfile::tempdir()?;
+        let mut command = Command::new(program());
+        command
+            .args(["serve", "--runtime-dir"])
+            .arg(folder.path())
+            .stdin(Stdio::null());
+        if !toml.is_empty() {
+            let file = folder.path().join("vshmem.toml");
+            std::fs::write(&file, toml)?;
+            command.arg("--config").arg(file);
+        }
+        let keeper = command
+            .spawn()
+            .with_context(|| format!("{}: build the workspace first", program().display()))?;
+        let machine = Machine { folder, keeper };
+        let until = Instant::now() + Duration::from_secs(15);
+        while !machine.runtime().join("vshmem.sock").exists() {
+            ensure!(Instant::now() < until, "the daemon did not come up within 15 s");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(machine)
+    }
+
+    /// The runtime directory.
+    pub fn runtime(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// `vshmem` with the runtime directory set.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.args(args).env("VSHMEM_RUNTIME_DIR", self.runtime());
+        command
+    }
+
+    /// Runs `vshmem` to its end, within a minute.
+    pub fn vshmem(&self, args: &[&str]) -> Result<Output> {
+        finish(&mut self.command(args), Duration::from_secs(60))
+    }
+
+    /// Runs a program of this host under `vshmem run`.
+    pub fn run(&self, argv: &[&str], limit: Duration) -> Result<Output> {
+        let mut command = self.command(&["run", "--"]);
+        finish(command.args(argv), limit)
+    }
+
+    /// Process id of the daemon proper (the keeper's child).
+    pub fn daemon_pid(&self) -> Result<i32> {
+        let out = self.vshmem(&["status", "--json"])?;
+        let json: serde_json::Value = serde_json::from_slice(&out.stdout)
+            .with_context(|| format!("status says {}", String::from_utf8_lossy(&out.stderr)))?;
+        let pid = json["pid"].as_i64().context("status names no pid")?;
+        Ok(i32::try_from(pid)?)
+    }
+
+    /// Process id of the keeper.
+    pub fn keeper_pid(&self) -> i32 {
+        self.keeper.id() as i32
+    }
+
+    /// Stops the daemon as Ctrl-C would, and waits for its end.
+    pub fn stop(&mut self) -> Result<std::process::ExitStatus> {
+        signal(self.keeper_pid(), rustix::process::Signal::TERM)?;
+        wait(&mut self.keeper, Duration::from_secs(20))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if self.stop().is_err() {
+            let _ = self.keeper.kill();
+            let _ = self.keeper.wait();
+        }
+    }
+}
+
+/// The built command.
+pub fn program() -> PathBuf {
+    built().join("vshmem")
+}
+
+/// Sends a signal to a process.
+pub fn signal(pid: i32, signal: rustix::process::Signal) -> Result<()> {
+    let pid = rustix::process::Pid::from_raw(pid).context("no such pid")?;
+    Ok(rustix::process::kill_process(pid, signal)?)
+}
+
+/// Waits for a child, at most so long.
+pub fn wait(child: &mut Child, limit: Duration) -> Result<std::process::ExitStatus> {
+    let until = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() > until {
+            let _ = child.kill();
+            let _ = child.wait();
+            anyhow::bail!("did not end within {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Runs a command to its end, at most so long, and gives what it printed.
+pub fn finish(command: &mut Command, limit: Duration) -> Result<Output> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("{command:?}"))?;
+    let (mut out, mut err) = (
+        child.stdout.take().context("stdout")?,
+        child.stderr.take().context("stderr")?,
+    );
+    let read_out = std::thread::spawn(move || read_all(&mut out));
+    let read_err = std::thread::spawn(move || read_all(&mut err));
+    let status = wait(&mut child, limit).with_context(|| format!("{command:?}"));
+    let stdout = read_out.join().unwrap_or_default();
+    let stderr = read_err.join().unwrap_or_default();
+    let status = status.with_context(|| {
+        format!(
+            "stdout: {}\nstderr: {}",
+            String::from_utf8_lossy(&stdout),
+            String::from_utf8_lossy(&stderr)
+        )
+    })?;
+    Ok(Output {
+        status,
+        stdout,
+        stderr,
+    })
+}
+
+fn read_all(from: &mut impl std::io::Read) -> Vec<u8> {
+    let mut all = Vec::new();
+    let _ = from.read_to_end(&mut all);
+    all
+}
