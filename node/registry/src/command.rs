@@ -29,7 +29,7 @@ pub enum Command {
     Alive {
         /// The domain.
         domain: u16,
-        /// Its living clients.
+        /// Its living clients, those included whose process lives on after exec without having connected again.
         clients: Vec<u32>,
     },
     /// A process has connected. Answered by [`Done::Connected`].

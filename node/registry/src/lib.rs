@@ -8,15 +8,34 @@
 //! |---|---|
 //! | [`command`] | what goes in and what comes out |
 //! | [`config`] | what the administrator says of a group |
-//! | [`registry`] | the state, and which command goes where |
+//! | [`registry`] | the state, which command goes where, what the daemon may ask |
+//! | `life` | domains, clients, forks: how they come and go, and what they leave behind |
+//! | `get`, `attach`, `control`, `share` | what requests do |
+//! | `permission` | who may do what |
+//! | `holding` | who has what, and when nobody has it any more |
+//! | `slots`, `pool`, `sizes` | ids, pages, how many of them |
+//! | `invariants` | what must hold after every command |
 //!
 //! What it is not for: sockets, descriptors, construct memory. What stands in construct memory (otime, messages, values) the daemon fills into
 //! the answers it is given here.
 #![forbid(unsafe_code)]
 
+mod attach;
 pub mod command;
 pub mod config;
+mod control;
+mod errno;
+mod get;
+mod holding;
+mod invariants;
+mod life;
+mod permission;
+mod pool;
 pub mod registry;
+mod share;
+mod sizes;
+mod slots;
+mod state;
 
 pub use command::{Command, Done, Effect, Outcome, Sweep};
 pub use config::{GroupConfig, Quota, Store, Uids};
