@@ -19,7 +19,7 @@
 use super::layout::{SLOT_BLOCK, SLOTS, Tag, Use, block, field, slot};
 use super::list::List;
 use super::message::{Message, Want};
-use super::view::{Held, Unit, View, corrupt};
+use super::view::{Held, Unit, View, corrupt, mapped_units};
 use super::{FIRST_SLOT, MsgError};
 use crate::{Corrupt, Me, Sleeper, World};
 use vshmem_words::{Ordering, Words};
@@ -216,7 +216,7 @@ impl<W: Words, D: World> Held<'_, W, D> {
             unit.at(slot::SPACE),
             u32::from(me.space) | u32::from(me.place) << 16,
         );
-        self.set(unit.at(slot::REACH), self.end);
+        self.set(unit.at(slot::REACH), mapped_units(self.words));
         self.words
             .store32(unit.at(slot::STATE), slot::QUEUED, Ordering::Relaxed);
         self.push(list, unit)

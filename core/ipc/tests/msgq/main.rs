@@ -1,9 +1,9 @@
 //! V-msgq from outside: its rules, a plain model beside it, deaths at every store, a peer that writes rubbish, loom.
-// mod death;
-// mod hostile;
+mod death;
+mod hostile;
 // mod loom;
-// mod model;
+mod model;
 mod partly;
 mod player;
 mod rules;
-// mod waiting;
+mod waiting;
