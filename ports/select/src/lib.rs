@@ -2,11 +2,14 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `boot` | the ports that start machines of their own, by name |
 //! | `guest` | the port of a front-end, by name or by looking around |
 //! | `survey` | which ports work here, and what to do about those that do not |
 
+mod boot;
 mod guest;
 mod survey;
 
+pub use boot::{BOOTABLE, boot, inside};
 pub use guest::{GUESTS, guest, local_guest};
 pub use survey::{Finding, survey};

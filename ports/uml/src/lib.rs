@@ -2,6 +2,10 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`boot`] | starts `linux.uml` on the host's own root, and ends it with all its helpers |
+//! | [`inside`] | what a guest's first process calls things inside such a guest |
 //! | [`guest`] | the stream and the memory, as a front-end inside a guest sees them |
 
+pub mod boot;
 pub mod guest;
+pub mod inside;
