@@ -92,6 +92,16 @@ pub fn take_over<W: Words>(words: &W, dead: u32) -> Option<Guard<'_, W>> {
     Some(Guard { words, word })
 }
 
+/// Takes a free lock to repair or tidy the construct (back-end only); `None` if somebody holds it.
+pub fn try_repair<W: Words>(words: &W) -> Option<Guard<'_, W>> {
+    let word = u64::from(BACKEND) | RECOVERING;
+    // Acquire: [lock].
+    words
+        .compare_exchange64(LOCK_AT, 0, word, Ordering::Acquire, Ordering::Relaxed)
+        .ok()?;
+    Some(Guard { words, word })
+}
+
 impl<W: Words> Drop for Guard<'_, W> {
     fn drop(&mut self) {
         // Release: [lock]. A failed exchange means that somebody overwrote the lock while we held it: the next one to
