@@ -9,13 +9,39 @@
 //! | [`runtime`] | [`Runtime`]: the way in, requests of every kind |
 //! | [`shm`], [`sem`], [`msg`] | its methods by kind of construct |
 //!
+//! | [`signal`] | handlers wait until a thread is out of its section |
+//! | [`config`] | the environment variables obeyed |
+//! | [`log`] | what is said on standard error |
+//! | `process`, `thread` | fork noticed with one load, the control lock; thread numbers, hazards, sections |
+//! | `control`, `connection`, `socket` | the state behind the control lock; hello, requests, reconnecting; datagrams |
+//! | `attach`, `operate`, `map` | the table from id to mapped construct; one operation on it; mapping extents |
+//! | `world`, `futex`, `pages`, `clock`, `place` | spinning, sleeping, waking; the shared pages; time; which CPU |
+//!
 //! What it is not for: meaning (that is `vshmem-ipc`'s) and authority (that is the daemon's).
 
+mod attach;
+mod clock;
+pub mod config;
+mod connection;
+mod control;
+mod ending;
 pub mod errno;
+mod futex;
+pub mod log;
+mod map;
 pub mod msg;
+mod operate;
+mod pages;
+mod place;
+mod process;
+pub mod raw;
 pub mod runtime;
 pub mod sem;
 pub mod shm;
+pub mod signal;
+mod socket;
+mod thread;
+mod world;
 
 pub use errno::{Errno, Result};
 pub use runtime::Runtime;

@@ -1,6 +1,7 @@
 //! [`Runtime`]: the one of a process, and requests that are not about one kind of construct.
 
 use crate::errno::{Errno, Result};
+use crate::{attach, process};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use vshmem_wire::request::Welcome;
 use vshmem_wire::{Failure, Info, Kind, Reply, Request, Stat};
@@ -23,7 +24,13 @@ impl Runtime {
 
     /// Connects if that has not happened yet, and gives what the daemon said first. `ENOSYS` without a daemon.
     pub fn connect(&self) -> Result<Welcome> {
-        Err(Errno::ENOSYS)
+        let mut state = process::lock();
+        state.identity()?;
+        let connection = state.connected()?;
+        connection
+            .welcome()
+            .map(|(welcome, _)| welcome.clone())
+            .map_err(|_| Errno::ENOSYS)
     }
 
     /// Asks the daemon anything.
@@ -37,8 +44,7 @@ impl Runtime {
         request: &Request,
         descriptors: &[BorrowedFd<'_>],
     ) -> core::result::Result<(Reply, Vec<OwnedFd>), Failure> {
-        let _ = (request, descriptors);
-        Err(Errno::ENOSYS.into())
+        process::lock().request(request, descriptors)
     }
 
     /// IPC_STAT and its like.
@@ -63,7 +69,11 @@ impl Runtime {
 
     /// IPC_RMID.
     pub fn remove(&self, kind: Kind, id: i32) -> Result<()> {
-        self.ask_done(&Request::Remove { kind, id })
+        self.ask_done(&Request::Remove { kind, id })?;
+        if kind != Kind::Shm {
+            attach::forget(kind, id);
+        }
+        Ok(())
     }
 
     /// IPC_INFO, SHM_INFO and its like.

@@ -2,9 +2,74 @@
 #![allow(unsafe_code)] // Attaching and detaching change what is mapped where, which only the caller can make sound.
 
 use crate::errno::{Errno, Result};
+use crate::map;
+use crate::process;
 use crate::runtime::Runtime;
+use rustix::fd::AsFd;
+use rustix::mm::ProtFlags;
 use std::ffi::c_void;
-use vshmem_wire::Request;
+use vshmem_wire::{Extent, Memory, Reply, Request};
+
+/// SHMLBA: what SHM_RND rounds down to.
+const SHMLBA: usize = 4096;
+
+/// A segment attached to this process.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    address: usize,
+    /// Bytes mapped: whole pages.
+    bytes: usize,
+    segsz: usize,
+    id: i32,
+    /// Effective uid of the connection it was attached over.
+    pub(crate) euid: u32,
+}
+
+/// Where to attach.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Anywhere,
+    /// Nothing may be mapped there.
+    Free(*mut u8),
+    /// Whatever is mapped there is replaced.
+    Over(*mut u8),
+}
+
+fn place(address: *const c_void, flags: i32) -> Result<Place> {
+    let remap = flags & libc::SHM_REMAP != 0;
+    if address.is_null() {
+        return if remap {
+            Err(Errno::EINVAL)
+        } else {
+            Ok(Place::Anywhere)
+        };
+    }
+    let over = address as usize % SHMLBA;
+    if over != 0 && flags & libc::SHM_RND == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let at = address.cast_mut().cast::<u8>().wrapping_sub(over);
+    match (at.is_null(), remap) {
+        (true, _) => Err(Errno::EINVAL),
+        (_, true) => Ok(Place::Over(at)),
+        (_, false) => Ok(Place::Free(at)),
+    }
+}
+
+/// The first `bytes` bytes of the extents.
+fn cut(memory: &Memory, bytes: usize) -> Vec<Extent> {
+    let mut left = bytes as u64;
+    let mut cut = Vec::with_capacity(memory.extents.len());
+    for extent in &memory.extents {
+        if left == 0 {
+            break;
+        }
+        let bytes = extent.bytes.min(left);
+        cut.push(Extent { bytes, ..*extent });
+        left -= bytes;
+    }
+    cut
+}
 
 impl Runtime {
     /// shmget(2).
@@ -21,8 +86,44 @@ impl Runtime {
     /// # Safety
     /// With SHM_REMAP, whatever is mapped from `address` on is replaced: nobody may rely on it.
     pub unsafe fn shmat(&self, id: i32, address: *const c_void, flags: i32) -> Result<*mut c_void> {
-        let _ = (id, address, flags);
-        Err(Errno::ENOSYS)
+        let place = place(address, flags)?;
+        let read_only = flags & libc::SHM_RDONLY != 0;
+        let exec = flags & libc::SHM_EXEC != 0;
+        let mut state = process::lock();
+        let euid = state.connected()?.euid;
+        let request = Request::ShmAttach { id, read_only, exec };
+        let (reply, descriptors) = state
+            .request_as(euid, &request, &[], None)
+            .map_err(|f| Errno(f.errno))?;
+        let Reply::Attached { memory, segsz } = reply else {
+            return Err(Errno::EPROTO);
+        };
+        let made = descriptors.first().ok_or(Errno::EPROTO).and_then(|from| {
+            let mut protection = ProtFlags::READ;
+            protection.set(ProtFlags::WRITE, !read_only);
+            protection.set(ProtFlags::EXEC, exec);
+            // SAFETY: promised by the caller.
+            unsafe { map_segment(place, &memory, segsz, from.as_fd(), protection) }
+        });
+        match made {
+            Ok((at, bytes)) => {
+                if let Place::Over(_) = place {
+                    covered(&mut state, at as usize, bytes);
+                }
+                state.segments.push(Segment {
+                    address: at as usize,
+                    bytes,
+                    segsz: segsz as usize,
+                    id,
+                    euid,
+                });
+                Ok(at.cast())
+            }
+            Err(errno) => {
+                let _ = state.request_as(euid, &Request::ShmDetach { id }, &[], None);
+                Err(errno)
+            }
+        }
     }
 
     /// shmdt(2).
@@ -30,18 +131,83 @@ impl Runtime {
     /// # Safety
     /// Nothing may use the memory attached at `address` afterwards.
     pub unsafe fn shmdt(&self, address: *const c_void) -> Result<()> {
-        let _ = address;
-        Err(Errno::EINVAL)
+        let mut state = process::lock();
+        let at = state.segments.iter().position(|s| s.address == address as usize);
+        let segment = state.segments.swap_remove(at.ok_or(Errno::EINVAL)?);
+        // SAFETY: promised by the caller.
+        unsafe { map::release(address.cast_mut().cast(), segment.bytes) };
+        let detached = Request::ShmDetach { id: segment.id };
+        if let Err(failure) = state.request_as(segment.euid, &detached, &[], None) {
+            // Unmapped it is; a child of a fork that the daemon does not know of has nothing to be counted down.
+            crate::debug!("detach: errno {} {}", failure.errno, failure.why);
+        }
+        Ok(())
+    }
+
+    /// Whether a segment of Vshmem is attached at `address`.
+    pub fn is_attached(&self, address: *const c_void) -> bool {
+        self.attached_bytes(address).is_some()
     }
 
     /// Bytes (segsz) of the segment attached at `address`.
     pub fn attached_bytes(&self, address: *const c_void) -> Option<usize> {
-        let _ = address;
-        None
+        if process::never_used() {
+            return None;
+        }
+        let state = process::lock();
+        let found = state.segments.iter().find(|s| s.address == address as usize);
+        found.map(|segment| segment.segsz)
     }
 
     /// SHM_LOCK, SHM_UNLOCK.
     pub fn shm_lock(&self, id: i32, on: bool) -> Result<()> {
         self.ask_done(&Request::Lock { id, on })
+    }
+}
+
+/// Maps a segment; gives where and how many bytes.
+///
+/// # Safety
+/// With `Place::Over`, nobody relies on what is mapped there.
+unsafe fn map_segment(
+    place: Place,
+    memory: &Memory,
+    segsz: u64,
+    from: rustix::fd::BorrowedFd<'_>,
+    protection: ProtFlags,
+) -> Result<(*mut u8, usize)> {
+    let whole = map::check(memory)?;
+    let bytes = usize::try_from(segsz).map_err(|_| Errno::ENOMEM)?;
+    let bytes = bytes.max(1).checked_next_multiple_of(4096).ok_or(Errno::ENOMEM)?;
+    if bytes > whole {
+        return Err(Errno::EPROTO);
+    }
+    let at = match place {
+        Place::Anywhere => map::reserve(bytes)?,
+        Place::Free(at) => {
+            map::reserve_at(at, bytes)?;
+            at
+        }
+        Place::Over(at) => at,
+    };
+    // SAFETY: reserved above, or the caller's to replace.
+    match unsafe { map::extents(at, &cut(memory, bytes), memory.window, from, protection) } {
+        Ok(()) => Ok((at, bytes)),
+        Err(errno) => {
+            if !matches!(place, Place::Over(_)) {
+                // SAFETY: our reservation, which nobody knows of.
+                unsafe { map::release(at, bytes) };
+            }
+            Err(errno)
+        }
+    }
+}
+
+/// Attachments that another one has been put over whole are no more.
+fn covered(state: &mut process::Locked, at: usize, bytes: usize) {
+    let gone = |s: &Segment| s.address >= at && s.address + s.bytes <= at + bytes;
+    while let Some(i) = state.segments.iter().position(gone) {
+        let segment = state.segments.swap_remove(i);
+        let _ = state.request_as(segment.euid, &Request::ShmDetach { id: segment.id }, &[], None);
     }
 }

@@ -40,6 +40,11 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     postcard::to_allocvec(message).unwrap_or_default()
 }
 
+/// The bytes of a message, without memory of the heap. `None` if they do not fit into `space`.
+pub fn encode_into<'a, T: Serialize>(message: &T, space: &'a mut [u8]) -> Option<&'a [u8]> {
+    postcard::to_slice(message, space).ok().map(|bytes| &*bytes)
+}
+
 /// The message in `bytes`, which must hold exactly one.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     if bytes.len() > crate::MAX_MESSAGE {

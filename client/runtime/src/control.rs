@@ -1,0 +1,276 @@
+//! The process's state behind the control lock: connections, what is attached, what threads gave back; and requests over it all.
+//!
+//! Not for the data path, which takes no lock and looks nothing up here.
+
+use crate::attach::Attachments;
+use crate::connection::{Connection, Identity, Trouble};
+use crate::errno::{Errno, Result};
+use crate::shm::Segment;
+use crate::thread::{self, Thread};
+use crate::{config, place, process, socket};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use vshmem_wire::{Envelope, Failure, Reply, Request};
+
+/// Most tickets asked for at once.
+const TICKETS: u32 = 16;
+
+/// An answer, and the descriptors that came with it.
+pub(crate) type Outcome = core::result::Result<(Reply, Vec<OwnedFd>), Failure>;
+
+/// What the environment said when the process first used Vshmem.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) socket: PathBuf,
+    pub(crate) domain: Option<String>,
+    pub(crate) timeout: Duration,
+}
+
+/// Everything that the control lock guards.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) settings: Option<Settings>,
+    connections: Vec<Connection>,
+    pub(crate) attachments: Attachments,
+    pub(crate) segments: Vec<Segment>,
+    numbers: Vec<u16>,
+    tickets: Vec<u32>,
+    /// The child's end of the socket of a fork that is under way.
+    childs_end: Option<OwnedFd>,
+    said_no_daemon: bool,
+}
+
+/// Settings and whatever else is made once in a program's life.
+pub(crate) fn prepare_program(state: &mut State) {
+    place::prepare();
+    crate::clock::prepare();
+    crate::world::set_spin(config::spin_micros());
+    state.settings = Some(Settings {
+        socket: config::socket_path(),
+        domain: config::domain(),
+        timeout: config::timeout(),
+    });
+}
+
+impl State {
+    pub(crate) const fn new() -> State {
+        State {
+            settings: None,
+            connections: Vec::new(),
+            attachments: Attachments::new(),
+            segments: Vec::new(),
+            numbers: Vec::new(),
+            tickets: Vec::new(),
+            childs_end: None,
+            said_no_daemon: false,
+        }
+    }
+
+    /// Gives the calling thread its number and, where sleepers need one, its wait page entry.
+    pub(crate) fn set_up_thread(&mut self, thread: &Thread) {
+        thread.set_up(&mut self.numbers);
+        crate::ending::watch();
+    }
+
+    /// A thread has ended.
+    pub(crate) fn thread_ended(&mut self, number: u16, ticket: u32) {
+        if number != 0 {
+            self.numbers.push(number);
+        }
+        if ticket != 0 {
+            self.tickets.push(ticket);
+        }
+    }
+
+    /// A wait page entry for a thread.
+    pub(crate) fn ticket(&mut self) -> Result<u32> {
+        if self.tickets.is_empty() {
+            match self.ask(&Request::Tickets { count: TICKETS })? {
+                Reply::Tickets(tickets) => self.tickets = tickets,
+                _ => return Err(Errno::EPROTO),
+            }
+        }
+        self.tickets.pop().ok_or(Errno::ENOSPC)
+    }
+
+    /// The connection for the present effective uid, made if need be.
+    pub(crate) fn connected(&mut self) -> Result<&mut Connection> {
+        let euid = rustix::process::geteuid().as_raw();
+        let at = match self.connections.iter().position(|c| c.euid == euid) {
+            Some(at) => at,
+            None => {
+                let settings = self.settings.as_ref().ok_or(Errno::ENOSYS)?;
+                match Connection::open(settings, euid) {
+                    Ok(connection) => self.connections.push(connection),
+                    Err(trouble) => return Err(self.no_daemon(&trouble)),
+                }
+                self.connections.len() - 1
+            }
+        };
+        self.connections.get_mut(at).ok_or(Errno::ENOSYS)
+    }
+
+    /// Who this client is for the present effective uid.
+    pub(crate) fn identity(&mut self) -> Result<&'static Identity> {
+        let timeout = self.settings.as_ref().map_or(Duration::ZERO, |s| s.timeout);
+        let connection = self.connected()?;
+        if let Ok((_, identity)) = connection.welcome() {
+            return Ok(identity);
+        }
+        // The daemon went away before it answered the hello.
+        let euid = connection.euid;
+        self.again(euid, Instant::now() + timeout)?;
+        let connection = self.connected()?;
+        connection
+            .welcome()
+            .map(|(_, identity)| identity)
+            .map_err(|_| Errno::ENOSYS)
+    }
+
+    fn again(&mut self, euid: u32, until: Instant) -> Result<()> {
+        let settings = self.settings.as_ref().ok_or(Errno::ENOSYS)?;
+        let at = self
+            .connections
+            .iter()
+            .position(|c| c.euid == euid)
+            .ok_or(Errno::ENOSYS)?;
+        match self.connections[at].again(settings, until) {
+            Ok(()) => Ok(()),
+            Err(trouble) => {
+                self.connections.remove(at);
+                Err(self.no_daemon(&trouble))
+            }
+        }
+    }
+
+    fn no_daemon(&mut self, trouble: &Trouble) -> Errno {
+        if !std::mem::replace(&mut self.said_no_daemon, true) {
+            let path = self
+                .settings
+                .as_ref()
+                .map_or(PathBuf::new(), |s| s.socket.clone());
+            crate::error!(
+                "{trouble} at {} (is `vshmem serve` or `vshmem join` running?)",
+                path.display()
+            );
+        }
+        Errno::ENOSYS
+    }
+
+    /// Asks over the connection for the present effective uid.
+    pub(crate) fn request(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Outcome {
+        let euid = self.connected()?.euid;
+        self.request_as(euid, request, descriptors, None)
+    }
+
+    /// Asks over the connection of `euid`, or the present one if that is gone, going on with a restarted daemon for at most `patience` (what
+    /// the environment says if None).
+    pub(crate) fn request_as(
+        &mut self,
+        euid: u32,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+        patience: Option<Duration>,
+    ) -> Outcome {
+        let patience = patience
+            .or(self.settings.as_ref().map(|s| s.timeout))
+            .unwrap_or_default();
+        let until = Instant::now() + patience;
+        let euid = match self.connections.iter().any(|c| c.euid == euid) {
+            true => euid,
+            false => self.connected()?.euid,
+        };
+        let mut message: Option<(u32, u64, Vec<u8>)> = None;
+        loop {
+            let connection = self
+                .connections
+                .iter_mut()
+                .find(|c| c.euid == euid)
+                .ok_or(Errno::ENOSYS)?;
+            let trouble = match connection.welcome().map(|(_, identity)| identity.client) {
+                Ok(client) => {
+                    // A client that is still the same repeats its message with the number that it had.
+                    let (_, seq, bytes) = match message.take().filter(|m| m.0 == client) {
+                        Some(same) => message.insert(same),
+                        None => {
+                            let seq = connection.next_seq();
+                            let body = request.clone();
+                            message.insert((client, seq, vshmem_wire::encode(&Envelope { seq, body })))
+                        }
+                    };
+                    match connection.exchange(*seq, bytes, descriptors) {
+                        Ok(answer) => return answer,
+                        Err(trouble) => trouble,
+                    }
+                }
+                Err(trouble) => trouble,
+            };
+            crate::debug!("{trouble}; connecting again");
+            self.again(euid, until)?;
+        }
+    }
+
+    pub(crate) fn ask(&mut self, request: &Request) -> Result<Reply> {
+        match self.request(request, &[]) {
+            Ok((reply, _)) => Ok(reply),
+            Err(failure) => Err(Errno(failure.errno)),
+        }
+    }
+
+    // Fork.
+
+    /// The process was forked without our knowledge (`_Fork`, clone).
+    pub(crate) fn forked(&mut self) {
+        crate::debug!("forked without handlers: connecting anew");
+        self.connections.clear();
+        self.tickets.clear();
+        thread::forget_others(thread::current().number());
+    }
+
+    /// Before fork(), with the control lock held until after it: lets the daemon count the attachments for the child.
+    pub(crate) fn before_fork(&mut self) {
+        self.childs_end = None;
+        let Some(euid) = self.segments.last().map(|segment| segment.euid) else {
+            return;
+        };
+        let Ok((ours, childs)) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        ) else {
+            return;
+        };
+        let _ = sockopt::set_socket_passcred(&ours, true);
+        let patience = Some(Duration::from_secs(1));
+        match self.request_as(euid, &Request::ForkPrepare, &[ours.as_fd()], patience) {
+            Ok(_) => self.childs_end = Some(socket::high(childs)),
+            Err(failure) => crate::debug!("fork not prepared: errno {} {}", failure.errno, failure.why),
+        }
+    }
+
+    pub(crate) fn after_fork_in_parent(&mut self) {
+        self.childs_end = None;
+    }
+
+    /// In the child: says who it is on the socket the daemon already knows, without waiting.
+    pub(crate) fn after_fork_in_child(&mut self) {
+        let own = thread::current().number();
+        thread::forget_others(own);
+        let parents = std::mem::take(&mut self.connections);
+        self.tickets.clear();
+        if let (Some(end), Some(settings)) = (self.childs_end.take(), &self.settings)
+            && let Ok(connection) = Connection::of_child(end, settings)
+        {
+            self.connections.push(connection);
+        }
+        drop(parents);
+    }
+}
+
+/// Takes the control lock and asks, for a reply without descriptors.
+pub(crate) fn ask(request: &Request) -> Result<Reply> {
+    process::lock().ask(request)
+}

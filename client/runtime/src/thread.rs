@@ -1,0 +1,176 @@
+//! What a thread carries: its number, its hazard, and whether it is inside a section that no signal handler may interrupt.
+//!
+//! A *section* is any stretch in which a thread holds, or may hold, a construct's lock or this process's control lock. The signal wrapper
+//! (see [`crate::signal`]) puts off handlers until the section ends. Entering and leaving cost a few instructions, no system call.
+//!
+//! Thread numbers are unique among the living threads of a process, from 1. Each has a cache line in a static table where it publishes
+//! which attachment it uses (its *hazard*), so that whoever wants to unmap one can look.
+#![allow(unsafe_code)] // A static table is handed out by index, and thread-local cells are read by a signal handler of the same thread.
+
+use crate::process;
+use std::cell::Cell;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering, compiler_fence};
+
+/// Most threads of one process that use Vshmem at the same time.
+pub(crate) const MOST: usize = 1 << 15;
+
+#[repr(align(64))]
+struct Line {
+    hazard: AtomicPtr<()>,
+}
+
+static LINES: [Line; MOST] = [const {
+    Line {
+        hazard: AtomicPtr::new(ptr::null_mut()),
+    }
+}; MOST];
+/// One more than the highest number handed out so far.
+static HIGHEST: AtomicU32 = AtomicU32::new(1);
+
+/// A thread's own state.
+pub(crate) struct Thread {
+    /// Epoch of the process this was set up in; 0 before.
+    epoch: Cell<u64>,
+    number: Cell<u16>,
+    /// Wait page entry, 0 if there is none.
+    pub(crate) ticket: Cell<u32>,
+    /// Sections entered and not left.
+    depth: Cell<u32>,
+    /// 1 while a handler was put off in the current section. Also read by the waiting code in assembly.
+    pub(crate) put_off: AtomicU32,
+    /// CPU, as far as known, and how many more times it may be used before it is looked up again.
+    pub(crate) place: Cell<u16>,
+    pub(crate) place_good_for: Cell<u16>,
+}
+
+thread_local! {
+    static THREAD: Thread = const {
+        Thread {
+            epoch: Cell::new(0),
+            number: Cell::new(0),
+            ticket: Cell::new(0),
+            depth: Cell::new(0),
+            put_off: AtomicU32::new(0),
+            place: Cell::new(0),
+            place_good_for: Cell::new(0),
+        }
+    };
+}
+
+/// The calling thread. It has no destructor, so it may be used at any time of a thread's life and in signal handlers.
+#[inline(always)]
+pub(crate) fn current() -> &'static Thread {
+    // SAFETY: the value has no destructor and lives as long as its thread; the reference is not `Send` and is only used by this thread.
+    THREAD.with(|thread| unsafe { &*ptr::from_ref(thread) })
+}
+
+impl Thread {
+    /// Whether the thread was set up in this process (and not in the one it was forked from).
+    #[inline(always)]
+    pub(crate) fn ready(&self) -> bool {
+        self.epoch.get() == process::epoch() && self.epoch.get() != 0
+    }
+
+    /// Its number, 0 before [`Thread::set_up`].
+    #[inline(always)]
+    pub(crate) fn number(&self) -> u16 {
+        self.number.get()
+    }
+
+    /// Gives the thread its number, or after a fork says that it still has it. With the control lock held.
+    pub(crate) fn set_up(&self, free: &mut Vec<u16>) {
+        if self.number.get() == 0 {
+            let number = free.pop().unwrap_or_else(|| {
+                let next = HIGHEST.load(Ordering::Relaxed).min(MOST as u32 - 1);
+                HIGHEST.store(next + 1, Ordering::Release);
+                next as u16
+            });
+            self.number.set(number);
+        }
+        self.ticket.set(0);
+        self.place_good_for.set(0);
+        self.epoch.set(process::epoch());
+    }
+
+    /// The thread ends: its number and ticket, to be given to others.
+    pub(crate) fn tear_down(&self) -> (u16, u32) {
+        self.epoch.set(0);
+        (self.number.replace(0), self.ticket.replace(0))
+    }
+
+    /// Publishes that the thread uses what is at `address`; gives what it used before.
+    #[inline(always)]
+    pub(crate) fn protect(&self, address: *mut ()) -> *mut () {
+        let line = &LINES[self.number.get() as usize % MOST];
+        let before = line.hazard.load(Ordering::Relaxed);
+        line.hazard.store(address, Ordering::Release);
+        // The store must be seen before the caller looks again at where it got the address from. Against the reclaiming thread, which
+        // calls membarrier between unpublishing and looking here, keeping the compiler in order is enough.
+        compiler_fence(Ordering::SeqCst);
+        before
+    }
+
+    #[inline(always)]
+    pub(crate) fn enter(&self) {
+        self.depth.set(self.depth.get() + 1);
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    #[inline(always)]
+    pub(crate) fn leave(&self) {
+        compiler_fence(Ordering::SeqCst);
+        let depth = self.depth.get() - 1;
+        self.depth.set(depth);
+        compiler_fence(Ordering::SeqCst);
+        if depth == 0 && self.put_off.load(Ordering::Relaxed) != 0 {
+            crate::signal::deliver(self);
+        }
+    }
+
+    /// Whether the thread is inside a section.
+    pub(crate) fn inside(&self) -> bool {
+        self.depth.get() != 0
+    }
+
+    /// In a forked child: the sections of the parent go on here, the handlers put off do too.
+    pub(crate) fn interrupted(&self) -> bool {
+        self.put_off.load(Ordering::Relaxed) != 0
+    }
+}
+
+/// Whether any thread uses what is at `address`. The caller has unpublished it and called membarrier since.
+pub(crate) fn in_use(address: *mut ()) -> bool {
+    let highest = HIGHEST.load(Ordering::Acquire) as usize;
+    LINES[..highest.min(MOST)]
+        .iter()
+        .any(|line| line.hazard.load(Ordering::Acquire) == address)
+}
+
+/// In a forked child: the other threads and their hazards are gone.
+pub(crate) fn forget_others(own: u16) {
+    let highest = HIGHEST.load(Ordering::Acquire) as usize;
+    for (number, line) in LINES[..highest.min(MOST)].iter().enumerate() {
+        if number != own as usize {
+            line.hazard.store(ptr::null_mut(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The section lasts while this lives.
+pub(crate) struct Section(&'static Thread);
+
+impl Section {
+    #[inline(always)]
+    pub(crate) fn enter(thread: &'static Thread) -> Section {
+        thread.enter();
+        Section(thread)
+    }
+}
+
+impl Drop for Section {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}

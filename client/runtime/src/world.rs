@@ -1,0 +1,324 @@
+//! What the algorithms need from this process: who calls, how to spin, sleep and wake.
+//!
+//! One [`Caller`] per operation. In space 0 (the host's kernel) sleepers wait on the word in the construct; in a guest, whose kernel cannot wait on
+//! device memory, on their entry of the wait page.
+#![allow(unsafe_code)] // Waits on addresses inside mappings.
+
+use crate::attach::Attachment;
+use crate::futex::{self, SLICE, Waited};
+use crate::thread::Thread;
+use crate::{clock, pages, place, socket};
+use rustix::fd::BorrowedFd;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use vshmem_ipc::{Corrupt, LockWait, Me, Owner, Sleeper, Slept, Spin, World};
+use vshmem_wire::{Envelope, Kind, Request};
+use vshmem_words::{Mapping, Ordering as WordsOrdering, Words};
+
+/// How often a thread may use its place before it looks again where it runs.
+const PLACE_GOOD_FOR: u16 = 64;
+/// Turns of waiting for a lock that only pause.
+const LOCK_PAUSES: u32 = 300;
+/// Sleeps after which the daemon is asked about the owner of a lock, and again each so many.
+const LOCK_ASK: u32 = 9;
+const LOCK_ASK_AGAIN: u32 = 100;
+/// Most that spinning is shortened by, as a power of two.
+const SHORTEST: u32 = 4;
+
+static SPIN_MICROS: AtomicU32 = AtomicU32::new(50);
+
+/// Sets the longest spin.
+pub(crate) fn set_spin(micros: u32) {
+    SPIN_MICROS.store(micros, Ordering::Relaxed);
+}
+
+/// How long an operation may take: one for all its repetitions.
+#[derive(Debug)]
+pub(crate) struct Timeout {
+    most: Option<Duration>,
+    /// CLOCK_MONOTONIC at which the time is up, in nanoseconds; 0 until it is asked for.
+    deadline: Cell<u64>,
+}
+
+impl Timeout {
+    pub(crate) const fn new(most: Option<Duration>) -> Self {
+        Timeout {
+            most,
+            deadline: Cell::new(0),
+        }
+    }
+
+    /// How long to sleep at most, or None if the time is up.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let Some(most) = self.most else {
+            return Some(SLICE);
+        };
+        if most.is_zero() {
+            return None;
+        }
+        let now = clock::nanos();
+        if self.deadline.get() == 0 {
+            let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
+            self.deadline.set(now.saturating_add(nanos).max(1));
+        }
+        let left = self.deadline.get().saturating_sub(now);
+        (left != 0).then(|| Duration::from_nanos(left).min(SLICE))
+    }
+}
+
+/// The world of one operation.
+pub(crate) struct Caller<'a> {
+    kind: Kind,
+    attachment: &'a Attachment,
+    words: &'a Mapping,
+    thread: &'a Thread,
+    timeout: &'a Timeout,
+    started: Cell<u64>,
+    spun: Cell<bool>,
+    slept: Cell<bool>,
+}
+
+impl<'a> Caller<'a> {
+    #[inline(always)]
+    pub(crate) fn new(
+        kind: Kind,
+        attachment: &'a Attachment,
+        words: &'a Mapping,
+        thread: &'a Thread,
+        timeout: &'a Timeout,
+    ) -> Self {
+        Caller {
+            kind,
+            attachment,
+            words,
+            thread,
+            timeout,
+            started: Cell::new(0),
+            spun: Cell::new(false),
+            slept: Cell::new(false),
+        }
+    }
+
+    /// Whether the operation had to wait; lets the next one learn from how.
+    #[inline(always)]
+    pub(crate) fn finish(&self) -> bool {
+        if self.spun.get() {
+            let shorter = &self.attachment.shorter;
+            let now = shorter.load(Ordering::Relaxed);
+            let next = if self.slept.get() {
+                (now + 1).min(SHORTEST)
+            } else {
+                now.saturating_sub(1)
+            };
+            if next != now {
+                shorter.store(next, Ordering::Relaxed);
+            }
+        }
+        self.spun.get() || self.slept.get()
+    }
+
+    #[inline(always)]
+    fn place(&self) -> u16 {
+        let thread = self.thread;
+        match thread.place_good_for.get() {
+            0 => self.look_where(),
+            left => {
+                thread.place_good_for.set(left - 1);
+                thread.place.get()
+            }
+        }
+    }
+
+    fn look_where(&self) -> u16 {
+        let identity = self.attachment.identity;
+        let place = place::now(identity.space, identity.domain);
+        self.thread.place.set(place);
+        self.thread.place_good_for.set(PLACE_GOOD_FOR);
+        place
+    }
+
+    /// The 32-bit word at an offset of the construct, for the kernel.
+    fn word(&self, at: usize) -> Option<*const u32> {
+        let fits = at.is_multiple_of(4) && at.checked_add(4).is_some_and(|end| end <= self.words.len());
+        fits.then(|| self.words.base().wrapping_add(at).cast_const().cast())
+    }
+
+    fn sleep_on(&self, at: usize, expected: u32, left: Duration) -> Waited {
+        let pause = || {
+            std::thread::sleep(left.min(Duration::from_millis(1)));
+            Waited::Woken
+        };
+        let Some(word) = self.word(at) else { return pause() };
+        if self.attachment.identity.space == 0 {
+            // SAFETY: inside the mapping, which stays while the attachment is held.
+            return match unsafe { futex::wait(word, expected, left, &self.thread.put_off) } {
+                Waited::Unfit => pause(),
+                other => other,
+            };
+        }
+        let (Some(entry), Some(mapped)) = (pages::entry(self.thread.ticket.get()), &self.attachment.mapped)
+        else {
+            return pause();
+        };
+        let sequence = entry.announce(expected, mapped.pool_offset(at));
+        let waited = if self.words.load32(at, WordsOrdering::SeqCst) == expected {
+            // SAFETY: the wait page stays mapped.
+            unsafe { futex::wait(entry.sequence().as_ptr(), sequence, left, &self.thread.put_off) }
+        } else {
+            Waited::Woken
+        };
+        entry.withdraw();
+        waited
+    }
+
+    /// Asks the daemon whether the owner of the lock lives.
+    #[cold]
+    fn ask_about(&self, owner: Owner) -> LockWait {
+        let request = Request::LockStuck {
+            kind: self.kind,
+            id: self.attachment.id,
+            owner: owner.0,
+        };
+        crate::debug!(
+            "{:?} {}: lock held for long by {:x}",
+            self.kind,
+            self.attachment.id,
+            owner.0
+        );
+        match crate::control::ask(&request) {
+            Err(crate::Errno::EIDRM) => LockWait::Corrupt(Corrupt {
+                what: "lock owner",
+                found: owner.0,
+                allowed: 0,
+            }),
+            _ => LockWait::Again,
+        }
+    }
+}
+
+impl World for Caller<'_> {
+    #[inline(always)]
+    fn me(&self) -> Me {
+        let identity = self.attachment.identity;
+        Me {
+            client: identity.client,
+            thread: self.thread.number(),
+            domain: identity.domain,
+            pid: identity.pid,
+            undo: identity.undo,
+            space: identity.space,
+            ticket: self.thread.ticket.get(),
+            place: self.place(),
+        }
+    }
+
+    #[inline(always)]
+    fn seconds(&self) -> u64 {
+        clock::seconds()
+    }
+
+    fn spin(&self, turn: u32, last: u16) -> Spin {
+        if self.thread.interrupted() {
+            return Spin::Interrupted;
+        }
+        let most = SPIN_MICROS.load(Ordering::Relaxed);
+        if turn == 0 {
+            let here = self.look_where();
+            let pointless = most == 0 || last == here && here != Me::NOWHERE;
+            if pointless || self.timeout.most.is_some_and(|most| most.is_zero()) {
+                return Spin::Enough;
+            }
+            self.started.set(place::ticks());
+            self.spun.set(true);
+        } else if turn.is_multiple_of(16) {
+            let budget = u64::from(most) * clock::ticks_per_micro();
+            let budget = budget >> self.attachment.shorter.load(Ordering::Relaxed);
+            if place::ticks().wrapping_sub(self.started.get()) > budget {
+                return Spin::Enough;
+            }
+        }
+        core::hint::spin_loop();
+        Spin::Again
+    }
+
+    fn lock_wait(&self, owner: Owner, turn: u32) -> LockWait {
+        if turn < LOCK_PAUSES {
+            core::hint::spin_loop();
+            return LockWait::Again;
+        }
+        let sleeps = turn - LOCK_PAUSES;
+        if sleeps == LOCK_ASK || sleeps > LOCK_ASK && sleeps.is_multiple_of(LOCK_ASK_AGAIN) {
+            return self.ask_about(owner);
+        }
+        std::thread::sleep(Duration::from_micros((50 << sleeps.min(5)).min(1000)));
+        LockWait::Again
+    }
+
+    fn sleep(&self, at: usize, expected: u32) -> Slept {
+        self.slept.set(true);
+        if self.thread.interrupted() {
+            return Slept::Interrupted;
+        }
+        let Some(left) = self.timeout.left() else {
+            return Slept::TimedOut;
+        };
+        match self.sleep_on(at, expected, left) {
+            Waited::Interrupted => Slept::Interrupted,
+            Waited::TimedOut if self.timeout.left().is_none() => Slept::TimedOut,
+            _ => Slept::Look,
+        }
+    }
+
+    fn wake(&self, sleeper: Sleeper) {
+        let identity = self.attachment.identity;
+        if sleeper.space != identity.space {
+            self.ring(sleeper);
+        } else if sleeper.space == 0 {
+            if let Some(word) = self.word(sleeper.at) {
+                futex::wake(word, i32::MAX);
+            }
+        } else if let Some(entry) = pages::entry(sleeper.ticket) {
+            entry.sequence().fetch_add(1, Ordering::SeqCst);
+            futex::wake(entry.sequence().as_ptr(), i32::MAX);
+        }
+    }
+}
+
+impl Caller<'_> {
+    /// Has the daemon wake sleepers of another space. A hint that may get lost, so nothing is waited for.
+    #[cold]
+    fn ring(&self, sleeper: Sleeper) {
+        let identity = self.attachment.identity;
+        let at = self
+            .attachment
+            .mapped
+            .as_ref()
+            .map_or(u64::MAX, |m| m.pool_offset(sleeper.at));
+        let number = identity.socket.load(Ordering::Relaxed);
+        if number < 0 {
+            return;
+        }
+        let ring = Envelope {
+            seq: 0,
+            body: Request::Ring {
+                space: sleeper.space,
+                at,
+            },
+        };
+        let mut space = [0; 64];
+        let Some(bytes) = vshmem_wire::codec::encode_into(&ring, &mut space) else {
+            return;
+        };
+        // SAFETY: a number that may have been closed or be somebody else's by now is noticed by `is_still`; in the instant after that a wrong
+        // socket might get a datagram of a few bytes, which is what a program that closes unknown descriptors has to live with.
+        let socket = unsafe { BorrowedFd::borrow_raw(number) };
+        let (device, inode) = (
+            identity.device.load(Ordering::Relaxed),
+            identity.inode.load(Ordering::Relaxed),
+        );
+        if socket::is_still(socket, device, inode) {
+            socket::hint(socket, bytes);
+        }
+    }
+}
