@@ -40,6 +40,11 @@ struct Line {
 impl Connection {
     /// Connects to the daemon that `place` means and introduces this process.
     pub(crate) fn open(place: &Place) -> Result<Connection, Trouble> {
+        Connection::open_as(place, place.domain())
+    }
+
+    /// Connects to the daemon and asks to be in a domain, or in the daemon's own.
+    pub(crate) fn open_as(place: &Place, domain: Option<String>) -> Result<Connection, Trouble> {
         let path = place.folder().join(SOCKET);
         let socket = dial(&path).map_err(|errno| unreachable_daemon(&path, errno))?;
         let mut line = Line {
@@ -52,7 +57,7 @@ impl Connection {
             version: vshmem_wire::VERSION,
             layout: vshmem_ipc::header::LAYOUT,
             resume: None,
-            domain: place.domain(),
+            domain,
         };
         match line.exchange(&hello, &[]).map(|(reply, _)| reply) {
             Ok(Reply::Welcome(welcome)) if welcome.version == vshmem_wire::VERSION => {

@@ -74,9 +74,10 @@ pub(crate) fn run(options: &Doctor) -> Outcome {
                 State::Absent => "--",
                 State::Broken => "NO",
             };
-            println!("{mark:<3} {:<18} {}", check.name, check.detail);
+            let detail = check.detail.replace('\n', &format!("\n{:<23}", ""));
+            println!("{mark:<3} {:<18} {detail}", check.name);
             if !check.remedy.is_empty() {
-                println!("{:<22} to do: {}", "", check.remedy);
+                println!("{:<22} To do: {}", "", check.remedy);
             }
         }
         println!();

@@ -85,16 +85,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_pinned() {
-        assert_eq!(key(OsStr::new("/srv/app"), b'A') as u32 >> 24, 0x41);
-        assert_eq!(
-            key(OsStr::new(""), 1),
-            0x01_aa_57_55 & !0x00ff_ffff | fold(0xcbf2_9ce4_8422_2325)
+    fn the_project_is_the_high_byte_and_the_path_the_rest() {
+        let (a, b) = (
+            key(OsStr::new("/srv/app"), b'A'),
+            key(OsStr::new("/srv/app"), 0xff),
         );
-        assert_ne!(key(OsStr::new("/srv/app"), 1), key(OsStr::new("/srv/apq"), 1));
+        assert_eq!((a as u32 >> 24, b as u32 >> 24), (0x41, 0xff));
+        assert_eq!(a & 0x00ff_ffff, b & 0x00ff_ffff);
+        assert_ne!(a, key(OsStr::new("/srv/apq"), b'A'));
     }
 
-    fn fold(hash: u64) -> i32 {
-        ((hash ^ hash >> 24 ^ hash >> 48) & 0x00ff_ffff) as i32
+    #[test]
+    fn project_ids_are_numbers_or_characters() {
+        assert_eq!(parse_project("A"), Ok(65));
+        assert_eq!(parse_project("0x41"), Ok(65));
+        assert_eq!(parse_project("7"), Ok(7));
+        for bad in ["", "AB", "0", "256"] {
+            assert!(parse_project(bad).is_err(), "{bad}");
+        }
     }
 }
