@@ -1,6 +1,6 @@
 //! The command line's definition: help, completions and manual pages come from here.
 
-use crate::commands::{bench, doctor, ftok, ipcmk, ipcrm, ipcs, lsipc, papers, run, share, status};
+use crate::commands::{bench, doctor, ftok, ipcmk, ipcrm, ipcs, lsipc, papers, run, share, status, vm};
 use crate::trouble::Outcome;
 use clap::{Parser, Subcommand};
 
@@ -42,6 +42,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run an unmodified program, its System V IPC served by Vshmem
     Run(run::Run),
+    /// Virtual machines: boot a guest and run a program in it
+    Vm(vm::Vm),
     /// Show constructs: segments, sets, queues
     Ipcs(ipcs::Ipcs),
     /// Make constructs
@@ -73,6 +75,7 @@ impl Command {
     pub(crate) fn run(&self) -> Outcome {
         match self {
             Command::Run(options) => run::run(options),
+            Command::Vm(options) => vm::run(options),
             Command::Ipcs(options) => ipcs::run(options),
             Command::Ipcmk(options) => ipcmk::run(options),
             Command::Ipcrm(options) => ipcrm::run(options),
@@ -90,7 +93,7 @@ impl Command {
 
     /// Whether a broken pipe on standard output ends the command, as it should for one that prints and is done.
     pub(crate) fn prints(&self) -> bool {
-        !matches!(self, Command::Run(_) | Command::Bench(_))
+        !matches!(self, Command::Run(_) | Command::Vm(_) | Command::Bench(_))
     }
 }
 

@@ -30,6 +30,9 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    if vshmem_guest::init::is_init() {
+        return vshmem_guest::init::main();
+    }
     let cli = arguments::Cli::parse();
     log();
     if cli.command.prints() {

@@ -11,3 +11,4 @@ pub(crate) mod papers;
 pub(crate) mod run;
 pub(crate) mod share;
 pub(crate) mod status;
+pub(crate) mod vm;

@@ -33,6 +33,7 @@ impl Finding {
 pub fn survey() -> Vec<Finding> {
     vec![
         Finding::of("local", "processes and containers of this kernel", local()),
+        Finding::of("uml", "start guests", starts("uml")),
         Finding::of("uml", "join as a guest", inside("uml")),
     ]
 }
@@ -45,6 +46,14 @@ fn local() -> Result<String, String> {
                 "a sealed memory file cannot be made ({why}): Linux 3.17 or later with memfd_create is needed"
             )
         })
+}
+
+fn starts(port: &str) -> Result<String, String> {
+    crate::boot(port)
+        .map_err(|why| format!("{why:#}"))?
+        .check()
+        .map(|()| format!("a guest can be started: `vshmem vm run --port {port}`"))
+        .map_err(|why| why.to_string())
 }
 
 fn inside(port: &str) -> Result<String, String> {

@@ -1,0 +1,250 @@
+//! `vshmem vm run`: boots a guest on this host's own root, joins it to the group and runs one program in it.
+//!
+//! The booting is `vshmem-guest`'s; here the domain is made at the back-end and the program's surroundings are chosen. Not for virtual
+//! machines that somebody else starts: `vshmem join` runs inside those.
+
+use crate::commands::run::{How, KEYS};
+use crate::connection::Connection;
+use crate::place::{DOMAIN, Place, RUNTIME_DIR};
+use crate::text::parse_size;
+use crate::trouble::{OURS, Outcome, Trouble, reason};
+use crate::{preload, program};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use vshmem_guest::{GuestSpec, Service};
+use vshmem_wire::{Reply, Request};
+
+/// The runtime folder inside a guest: memory of the guest's own, so that the host's socket is not mistaken for it.
+const GUEST_FOLDER: &str = "/run/vshmem";
+/// How long the front-end in the guest may take.
+const JOIN: Duration = Duration::from_secs(20);
+
+/// Virtual machines.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Vm {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Boot a guest on this host's own root, join it to the group and run a program in it
+    Run(Run),
+}
+
+/// Boots a guest on this host's own root, joins it to the group and runs a program in it.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+The guest sees the host's whole tree; what it writes goes to its memory and is gone with it, except in folders named with --bind.
+Standard input, output and error, signals and the exit status pass through. The guest ends with the program.
+
+Examples:
+  vshmem vm run --port uml --domain a -- ./server
+  vshmem vm run --domain b --cpus 1 --mem 512M --bind . -- sh -c './client > result'
+
+Exit status: the program's; 124 after a time-out, 125 if Vshmem or the guest is the reason that it did not run, 126 if it cannot be
+executed, 127 if it is not found.")]
+struct Run {
+    /// Port that starts the guest
+    #[arg(long, value_name = "PORT", default_value = "auto", value_parser = ports())]
+    port: String,
+    /// Name of the new domain, and of the guest
+    #[arg(long, value_name = "NAME", value_parser = domain_name)]
+    domain: String,
+    /// Folder of the back-end's socket [default: $VSHMEM_RUNTIME_DIR, else /run/vshmem, else $XDG_RUNTIME_DIR/vshmem]
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+    /// Host CPUs that the guest may use, such as 0 or 0,2-3 [default: all]
+    #[arg(long, value_name = "LIST", value_parser = cpu_list)]
+    cpus: Option<CpuList>,
+    /// Memory of the guest, the group's pool not included
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    mem: u64,
+    /// Folder whose writes reach the host
+    #[arg(long, value_name = "DIR")]
+    bind: Vec<PathBuf>,
+    /// Seconds the program may run
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// Seconds the guest may take to start the program
+    #[arg(long, value_name = "SECS", default_value = "60", value_parser = seconds)]
+    boot_timeout: Duration,
+    #[command(flatten)]
+    how: How,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROG")]
+    program: Vec<OsString>,
+}
+
+/// CPUs, in a type of its own so that clap takes the list as one value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct CpuList(Vec<usize>);
+
+fn ports() -> clap::builder::PossibleValuesParser {
+    std::iter::once("auto")
+        .chain(vshmem_port_select::BOOTABLE.iter().copied())
+        .collect::<Vec<_>>()
+        .into()
+}
+
+fn domain_name(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if text.is_empty() || text.len() > 63 || !text.chars().all(plain) || text.starts_with(['-', '.']) {
+        return Err(
+            "a domain's name has 1 to 63 letters, digits, '-', '_' or '.', and starts with no '-' or '.'"
+                .into(),
+        );
+    }
+    Ok(text.to_owned())
+}
+
+fn cpu_list(text: &str) -> Result<CpuList, String> {
+    let bad = || format!("'{text}' is not a list of CPUs such as 0,2-3");
+    let mut all = Vec::new();
+    for part in text.split(',') {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| text.trim().parse::<usize>().ok().filter(|number| *number < 4096);
+        let (from, to) = (number(from).ok_or_else(bad)?, number(to).ok_or_else(bad)?);
+        if from > to {
+            return Err(bad());
+        }
+        all.extend(from..=to);
+    }
+    Ok(CpuList(all))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let bad = || format!("'{text}' is not a number of seconds");
+    let seconds: f64 = text.parse().map_err(|_| bad())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Vm) -> Outcome {
+    let What::Run(options) = &options.what;
+    let found = program::find(&options.program[0])?;
+    if !options.how.force {
+        program::check(&found)?;
+    }
+    let library = preload::find()?;
+    let port = port(&options.port)?;
+    let (control, pool) = make_domain(options, &port)?;
+    let trouble = |error: std::io::Error| Trouble::new("guest", error).with_status(OURS);
+    let mut spec = GuestSpec::new(&port, &options.domain, options.program.clone()).map_err(trouble)?;
+    spec.cpus = options.cpus.clone().map_or_else(Vec::new, |list| list.0);
+    spec.memory = options.mem;
+    spec.binds.clone_from(&options.bind);
+    spec.timeout = options.timeout;
+    spec.boot_timeout = options.boot_timeout;
+    spec.pool = pool;
+    spec.control = Some(control);
+    spec.services = vec![front_end(&spec.init, &port, &options.domain)];
+    surroundings(&mut spec.env, &library, &options.how);
+    match vshmem_guest::run(spec) {
+        Ok(outcome) => Ok(outcome.code()),
+        Err(error) => Err(Trouble::new("vm run", &error).with_status(error.code())),
+    }
+}
+
+fn port(asked: &str) -> Result<String, Trouble> {
+    if asked != "auto" {
+        return Ok(asked.to_owned());
+    }
+    let mut reasons = Vec::new();
+    for port in vshmem_port_select::BOOTABLE {
+        match vshmem_port_select::boot(port).map(|boot| boot.check()) {
+            Ok(Ok(())) => return Ok((*port).to_owned()),
+            Ok(Err(error)) => reasons.push(format!("{port}: {error}")),
+            Err(error) => reasons.push(format!("{port}: {error}")),
+        }
+    }
+    Err(Trouble::new(
+        "vm run",
+        format!("no port can start a guest here ({})", reasons.join("; ")),
+    )
+    .with_status(OURS))
+}
+
+/// Makes the domain at the back-end: the guest's end of its byte stream, and the pool.
+fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Option<OwnedFd>), Trouble> {
+    let place = Place {
+        runtime_dir: options.runtime_dir.clone(),
+        domain: None,
+    };
+    let what = format!("domain {}", options.domain);
+    let mut connection = Connection::open_as(&place, None).map_err(|trouble| trouble.with_status(OURS))?;
+    let pair = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    );
+    let (ours, theirs) = pair.map_err(|errno| Trouble::new(&*what, errno).with_status(OURS))?;
+    let request = Request::AttachDomain {
+        name: options.domain.clone(),
+        port: port.to_owned(),
+    };
+    match connection.exchange(&request, &[ours.as_fd()]) {
+        Ok((Reply::DomainReady { .. }, mut descriptors)) => Ok((theirs, descriptors.pop())),
+        Ok((other, _)) => Err(Trouble::new(what, format!("unexpected answer {other:?}")).with_status(OURS)),
+        Err(failure) => Err(Trouble::new(what, reason(&failure)).with_status(OURS)),
+    }
+}
+
+/// The front-end: this very command, in the guest.
+fn front_end(own: &Path, port: &str, domain: &str) -> Service {
+    let words = [
+        "join",
+        "--port",
+        port,
+        "--domain",
+        domain,
+        "--runtime-dir",
+        GUEST_FOLDER,
+    ];
+    Service {
+        argv: std::iter::once(own.into())
+            .chain(words.map(OsString::from))
+            .collect(),
+        ready: Some(Path::new(GUEST_FOLDER).join(crate::connection::SOCKET)),
+        patience: JOIN,
+    }
+}
+
+/// What the program needs in its environment to be served.
+fn surroundings(env: &mut Vec<(OsString, OsString)>, library: &Path, how: &How) {
+    env.retain(|(name, _)| name != DOMAIN);
+    let keys = how.keys.as_ref().map(|keys| (KEYS, OsString::from(keys)));
+    let served = [
+        ("LD_PRELOAD", preload::list_with(library)),
+        (RUNTIME_DIR, GUEST_FOLDER.into()),
+    ];
+    for (name, value) in served.into_iter().chain(keys) {
+        env.retain(|(present, _)| present != name);
+        env.push((name.into(), value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cpus_are_understood() {
+        assert_eq!(cpu_list("0,2-3"), Ok(CpuList(vec![0, 2, 3])));
+        for bad in ["", "a", "3-2", "1,", "99999"] {
+            assert!(cpu_list(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_domains_are_checked() {
+        assert!(domain_name("web-1.x").is_ok());
+        for bad in ["", "-a", ".", "a b", "a/b", "ä"] {
+            assert!(domain_name(bad).is_err(), "{bad}");
+        }
+    }
+}
