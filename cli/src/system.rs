@@ -1,4 +1,4 @@
-//! What only the C library knows: the local time zone, the names of users and groups, and how a broken pipe ends us.
+//! What only the C library knows: the local time zone, the names of users and groups, how a broken pipe ends us, and what was inherited.
 //!
 //! The workspace denies unsafe code; these calls have no safe wrapper in our dependencies. Each block calls one function on memory that
 //! lives on this stack.
@@ -6,6 +6,7 @@
 
 use std::ffi::{CStr, c_char};
 use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// A point in time in the local time zone.
 #[derive(Debug, Clone, Copy, Default)]
@@ -94,6 +95,17 @@ pub(crate) fn group_name(gid: u32) -> Option<String> {
     // SAFETY: found is non-null, so `entry` is filled and gr_name points to a terminated string in `buffer`, alive here.
     let name = unsafe { CStr::from_ptr(entry.assume_init().gr_name) };
     Some(name.to_string_lossy().into_owned())
+}
+
+/// A copy of a descriptor that this process was started with, closed on exec.
+pub(crate) fn inherited(fd: RawFd) -> std::io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes any number and refuses one that is no open descriptor.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: fcntl has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Lets `vshmem ipcs | head` end quietly, as other commands do: Rust ignores SIGPIPE at start.

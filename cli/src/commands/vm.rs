@@ -9,12 +9,13 @@ use crate::place::{DOMAIN, Place, RUNTIME_DIR};
 use crate::text::parse_size;
 use crate::trouble::{OURS, Outcome, Trouble, reason};
 use crate::{preload, program};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vshmem_guest::{GuestSpec, Service};
+use vshmem_guest::{GuestSpec, Network, Service};
 use vshmem_wire::{Reply, Request};
 
 /// The runtime folder inside a guest: memory of the guest's own, so that the host's socket is not mistaken for it.
@@ -72,6 +73,9 @@ struct Run {
     /// Seconds the guest may take to start the program
     #[arg(long, value_name = "SECS", default_value = "60", value_parser = seconds)]
     boot_timeout: Duration,
+    /// A network card: an inherited datagram socket, whose other end is another guest's, and the guest's address
+    #[arg(long, value_name = "FD,ADDRESS", value_parser = card, hide = true)]
+    network: Option<(RawFd, Ipv4Addr)>,
     #[command(flatten)]
     how: How,
     /// The program and its arguments
@@ -116,6 +120,25 @@ fn cpu_list(text: &str) -> Result<CpuList, String> {
     Ok(CpuList(all))
 }
 
+fn card(text: &str) -> Result<(RawFd, Ipv4Addr), String> {
+    let bad = || format!("'{text}' is not a descriptor and an address such as 5,10.0.0.1");
+    let (fd, address) = text.split_once(',').ok_or_else(bad)?;
+    Ok((
+        fd.parse().map_err(|_| bad())?,
+        address.parse().map_err(|_| bad())?,
+    ))
+}
+
+/// The network card that was asked for.
+fn network(option: Option<(RawFd, Ipv4Addr)>) -> Result<Option<Network>, Trouble> {
+    let Some((fd, address)) = option else {
+        return Ok(None);
+    };
+    let card = crate::system::inherited(fd)
+        .map_err(|error| Trouble::new(format!("network card on descriptor {fd}"), error).with_status(OURS))?;
+    Ok(Some(Network { card, address }))
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let bad = || format!("'{text}' is not a number of seconds");
     let seconds: f64 = text.parse().map_err(|_| bad())?;
@@ -141,6 +164,7 @@ pub(crate) fn run(options: &Vm) -> Outcome {
     spec.boot_timeout = options.boot_timeout;
     spec.pool = pool;
     spec.control = Some(control);
+    spec.network = network(options.network)?;
     spec.services = vec![front_end(&spec.init, &port, &options.domain)];
     surroundings(&mut spec.env, &library, &options.how);
     match vshmem_guest::run(spec) {

@@ -64,6 +64,7 @@ impl Outcome {
 pub(crate) struct Start {
     pub(crate) domain: String,
     pub(crate) pool: bool,
+    pub(crate) address: Option<[u8; 4]>,
     pub(crate) argv: Vec<Vec<u8>>,
     pub(crate) env: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) cwd: Vec<u8>,

@@ -15,4 +15,4 @@ mod host;
 pub mod init;
 
 pub use frame::Outcome;
-pub use host::{GuestSpec, RunError, Service, Streams, User, run};
+pub use host::{GuestSpec, Network, RunError, Service, Streams, User, run};

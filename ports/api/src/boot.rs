@@ -30,6 +30,8 @@ pub struct MachineSpec {
     pub pool: Option<OwnedFd>,
     /// Byte stream to the back-end.
     pub control: Option<OwnedFd>,
+    /// Datagram socket whose other end is another machine's: both become network cards, joined by a cable.
+    pub network: Option<OwnedFd>,
     /// Byte stream that carries the program's standard input and output.
     pub stdio: OwnedFd,
     /// Where the kernel console and the hypervisor's own messages go: write end.
@@ -94,6 +96,9 @@ pub trait Inside: Send + Sync {
 
     /// The device of the control stream.
     fn control_device(&self) -> &Path;
+
+    /// The name of the network card.
+    fn network_card(&self) -> &str;
 
     /// Whether the pool is there.
     ///

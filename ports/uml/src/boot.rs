@@ -160,6 +160,9 @@ fn arguments(spec: &MachineSpec, folder: &Path) -> Result<Vec<OsString>, BootErr
     if let Some(control) = &spec.control {
         line.push(format!("ssl{CONTROL_LINE}=fd:{}", control.as_raw_fd()).into());
     }
+    if let Some(card) = &spec.network {
+        line.push(format!("vec0:transport=fd,fd={},depth=64", card.as_raw_fd()).into());
+    }
     if let Some(pool) = &spec.pool {
         line.push(format!("iomem=mmapper,/proc/self/fd/{}", pool.as_raw_fd()).into());
     }
@@ -213,6 +216,7 @@ fn spawn(program: &Path, arguments: &[OsString], spec: &MachineSpec) -> io::Resu
         Some(&spec.stdio),
         Some(&spec.console),
         spec.control.as_ref(),
+        spec.network.as_ref(),
         spec.pool.as_ref(),
     ]
     .into_iter()
@@ -408,6 +412,7 @@ mod tests {
             init_args: vec!["guest-init".to_owned(), "uml".to_owned()],
             pool: None,
             control: None,
+            network: None,
             stdio: null(),
             console: null(),
         }

@@ -28,6 +28,10 @@ impl Inside for UmlInside {
         Path::new("/dev/ttyS0")
     }
 
+    fn network_card(&self) -> &str {
+        "vec0"
+    }
+
     fn check_pool(&self) -> Result<(), String> {
         if Path::new("/dev/mmapper").exists() {
             return Ok(());

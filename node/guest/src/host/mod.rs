@@ -95,6 +95,15 @@ pub struct Service {
     pub patience: Duration,
 }
 
+/// A network card: a cable to one other guest.
+#[derive(Debug)]
+pub struct Network {
+    /// The guest's end of a pair of datagram sockets; the other end is the other guest's.
+    pub card: OwnedFd,
+    /// The guest's address, in a network of 256.
+    pub address: std::net::Ipv4Addr,
+}
+
 /// What to boot and what to run in it.
 #[derive(Debug)]
 pub struct GuestSpec {
@@ -118,6 +127,8 @@ pub struct GuestSpec {
     pub pool: Option<OwnedFd>,
     /// The guest's end of the control stream.
     pub control: Option<OwnedFd>,
+    /// A network card.
+    pub network: Option<Network>,
     /// Folders whose writes reach the host.
     pub binds: Vec<PathBuf>,
     /// How long the guest may take to start the program.
@@ -156,6 +167,7 @@ impl GuestSpec {
             user: User::current()?,
             pool: None,
             control: None,
+            network: None,
             binds: Vec::new(),
             boot_timeout: Self::BOOT_TIMEOUT,
             timeout: None,
@@ -192,6 +204,7 @@ impl GuestSpec {
         let start = Start {
             domain: self.domain.clone(),
             pool: self.pool.is_some(),
+            address: self.network.as_ref().map(|network| network.address.octets()),
             argv: bytes(&self.argv),
             env: self
                 .env
@@ -336,6 +349,7 @@ pub fn run(spec: GuestSpec) -> Result<Outcome, RunError> {
         init_args: vec![INIT_WORD.to_owned(), spec.port],
         pool: spec.pool,
         control: spec.control,
+        network: spec.network.map(|network| network.card),
         stdio: theirs,
         console: console_in,
     })?;

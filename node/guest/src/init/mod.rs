@@ -81,7 +81,11 @@ fn serve(inside: &dyn Inside, line: &mut Line) -> anyhow::Result<()> {
         line.say(&Message::Note(note))?;
     }
     rustix::system::sethostname(start.domain.as_bytes()).context("setting the host name")?;
-    sys::loopback_up().context("bringing up the loopback interface")?;
+    sys::interface_up("lo", None).context("bringing up the loopback interface")?;
+    if let Some(address) = start.address {
+        let card = inside.network_card();
+        sys::interface_up(card, Some(address)).with_context(|| format!("bringing up network card {card}"))?;
+    }
     let services = services::start_all(&start)?;
     let program = program::spawn(&start, line)?;
     shuttle::Shuttle::new(line, reaper, program, services)?.run()
