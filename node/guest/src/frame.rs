@@ -264,6 +264,7 @@ mod tests {
         let start = Start {
             domain: "a".to_owned(),
             pool: true,
+            address: Some([10, 0, 0, 1]),
             argv: vec![b"cat".to_vec(), b"\xff".to_vec()],
             env: vec![(b"A".to_vec(), b"b=c".to_vec())],
             cwd: b"/tmp".to_vec(),

@@ -26,7 +26,12 @@ fn request(name: &str) -> libc::ifreq {
     // SAFETY: ifreq is plain data; all zeros is a valid value of each of its members.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // One less than there is room: the name ends with a zero.
-    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
+    for (to, from) in request
+        .ifr_name
+        .iter_mut()
+        .take(libc::IFNAMSIZ - 1)
+        .zip(name.bytes())
+    {
         *to = from.cast_signed();
     }
     request
