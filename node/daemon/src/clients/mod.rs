@@ -1,0 +1,556 @@
+//! The local clients of a daemon: their connections, their processes, their deaths. Back-end and front-end share this.
+//!
+//! Bytes and descriptors go in, [`Event`]s come out; the daemon answers by [`Clients::welcome`], [`Clients::answer`] and [`Clients::refuse`].
+//! A client that sends rubbish, does not read its answers or says nothing loses its connection, and nobody else notices.
+//!
+//! A connection's life: accepted → Hello (identity taken) → welcomed or refused → requests → end of file. A client's life is its process's: the end
+//! of a connection is not the end of the client as long as the process still has memory of ours mapped.
+
+mod link;
+
+use crate::process::identity::{self, Image};
+use crate::process::reactor::{Reactor, Token};
+use crate::process::socket;
+use link::{Link, Stage};
+use rustix::fd::{AsFd, OwnedFd};
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+use vshmem_wire::{Answer, Credentials, Envelope, Failure, MAX_MESSAGE, Request, Verdict};
+
+/// How long a connection may stay silent before its Hello.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// Something that the daemon has to deal with.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A process says hello.
+    Hello {
+        /// Its connection.
+        link: u32,
+        /// Number of the request.
+        seq: u64,
+        /// Who it is.
+        who: Credentials,
+        /// What it says.
+        hello: Hello,
+        /// Index of the listening socket it came by; None for a forked child.
+        door: Option<u32>,
+        /// The fork it is the child of.
+        fork: Option<u64>,
+    },
+    /// A client asks.
+    Request {
+        /// The client.
+        client: u32,
+        /// Number of the request.
+        seq: u64,
+        /// What.
+        body: Request,
+        /// Descriptors that came along.
+        descriptors: Vec<OwnedFd>,
+    },
+    /// A client's process died, or executes another program.
+    Gone {
+        /// The client.
+        client: u32,
+        /// The process lives on.
+        exec: bool,
+    },
+    /// A forked child's socket ended before it said hello.
+    ForkAbandoned {
+        /// The fork.
+        fork: u64,
+    },
+}
+
+/// What a client says first.
+#[derive(Debug)]
+pub(crate) struct Hello {
+    /// Its version of the messages.
+    pub(crate) version: u32,
+    /// Its version of construct memory.
+    pub(crate) layout: u32,
+    /// The client number it had.
+    pub(crate) resume: Option<u32>,
+    /// The domain it wants to be in.
+    pub(crate) domain: Option<String>,
+}
+
+/// A process that is, or was until exec, a client.
+#[derive(Debug)]
+struct Process {
+    pid: u32,
+    start: u64,
+    pidfd: OwnedFd,
+    link: Option<u32>,
+    /// Its image was replaced: only its death is still of interest.
+    execed: bool,
+}
+
+/// All local clients of a daemon.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    doors: Vec<OwnedFd>,
+    links: HashMap<u32, Link>,
+    next_link: u32,
+    processes: BTreeMap<u32, Process>,
+    buffer: Vec<u8>,
+    most_links_per_uid: usize,
+}
+
+impl Clients {
+    /// None yet. A user other than root may have `most_links_per_uid` connections.
+    pub(crate) fn new(most_links_per_uid: usize) -> Self {
+        Clients {
+            doors: Vec::new(),
+            links: HashMap::new(),
+            next_link: 1,
+            processes: BTreeMap::new(),
+            buffer: vec![0; MAX_MESSAGE + 1],
+            most_links_per_uid,
+        }
+    }
+
+    /// Adds a listening socket; gives its index.
+    pub(crate) fn add_door(&mut self, reactor: &Reactor, door: OwnedFd) -> std::io::Result<u32> {
+        let index = self.doors.len() as u32;
+        rustix::io::ioctl_fionbio(&door, true)?;
+        reactor.watch(&door, Token::Door(index))?;
+        self.doors.push(door);
+        Ok(index)
+    }
+
+    /// How many connections are open.
+    pub(crate) fn connections(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Clients known to be alive.
+    pub(crate) fn living(&self) -> Vec<u32> {
+        self.processes
+            .iter()
+            .filter(|(_, p)| !p.execed)
+            .map(|(c, _)| *c)
+            .collect()
+    }
+
+    /// Pid and start time of a client's process.
+    pub(crate) fn process(&self, client: u32) -> Option<(u32, u64)> {
+        self.processes.get(&client).map(|p| (p.pid, p.start))
+    }
+
+    /// A listening socket has somebody waiting.
+    pub(crate) fn accept(&mut self, reactor: &Reactor, door: u32) {
+        let Some(listener) = self.doors.get(door as usize) else {
+            return;
+        };
+        let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
+        let fd = match rustix::net::accept_with(listener, flags) {
+            Ok(fd) => fd,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => return,
+            Err(e) => {
+                tracing::warn!("cannot accept a connection: {e}");
+                // Out of descriptors, most likely: do not spin on it.
+                std::thread::sleep(Duration::from_millis(5));
+                return;
+            }
+        };
+        let uid = match socket::peer(fd.as_fd()) {
+            Ok(peer) => peer.uid,
+            Err(e) => return tracing::warn!("cannot tell who connected: {e}"),
+        };
+        let theirs = self.links.values().filter(|l| l.uid == uid).count();
+        if uid != 0 && theirs >= self.most_links_per_uid {
+            tracing::warn!(uid, theirs, "too many connections of one user: refused");
+            return;
+        }
+        self.add_link(reactor, Link::new(fd, uid, Some(door), None));
+    }
+
+    fn add_link(&mut self, reactor: &Reactor, link: Link) {
+        let number = self.next_link;
+        self.next_link = self.next_link.wrapping_add(1).max(1);
+        if let Err(e) = reactor.watch(&link.fd, Token::Link(number)) {
+            return tracing::warn!("cannot watch a connection: {e}");
+        }
+        self.links.insert(number, link);
+    }
+
+    /// The daemon's end of the socket pair of a fork under way.
+    pub(crate) fn add_fork(&mut self, reactor: &Reactor, fd: OwnedFd, parent: u32, fork: u64) -> std::io::Result<()> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        rustix::net::sockopt::set_socket_passcred(&fd, true)?;
+        let uid = self
+            .processes
+            .get(&parent)
+            .and_then(|p| p.link)
+            .and_then(|l| self.links.get(&l))
+            .map_or(u32::MAX, |l| l.uid);
+        self.add_link(reactor, Link::new(fd, uid, None, Some(fork)));
+        Ok(())
+    }
+
+    /// A connection can be read or written.
+    pub(crate) fn link_ready(
+        &mut self,
+        reactor: &Reactor,
+        number: u32,
+        readable: bool,
+        writable: bool,
+        events: &mut Vec<Event>,
+    ) {
+        if writable {
+            self.flush(reactor, number, events);
+        }
+        if !readable {
+            return;
+        }
+        let Some(link) = self.links.get(&number) else {
+            return;
+        };
+        let got = match socket::receive(&link.fd, &mut self.buffer) {
+            Ok(Some(got)) => got,
+            Ok(None) => return self.close(reactor, number, None, events),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
+            Err(e) => return self.close(reactor, number, Some(&e.to_string()), events),
+        };
+        if got.truncated || got.bytes > MAX_MESSAGE {
+            return self.close(reactor, number, Some("a message that is too large"), events);
+        }
+        let envelope: Envelope = match vshmem_wire::decode(&self.buffer[..got.bytes]) {
+            Ok(envelope) => envelope,
+            Err(e) => return self.close(reactor, number, Some(&e.to_string()), events),
+        };
+        self.incoming(reactor, number, envelope, got, events);
+    }
+
+    fn incoming(
+        &mut self,
+        reactor: &Reactor,
+        number: u32,
+        envelope: Envelope,
+        got: socket::Datagram,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(link) = self.links.get(&number) else {
+            return;
+        };
+        match (link.stage(), envelope.body) {
+            (
+                Stage::Silent,
+                Request::Hello {
+                    version,
+                    layout,
+                    resume,
+                    domain,
+                },
+            ) => {
+                let hello = Hello {
+                    version,
+                    layout,
+                    resume,
+                    domain,
+                };
+                self.hello(reactor, number, envelope.seq, hello, got.sender, events);
+            }
+            (Stage::Client(client), body) if !matches!(body, Request::Hello { .. }) => {
+                events.push(Event::Request {
+                    client,
+                    seq: envelope.seq,
+                    body,
+                    descriptors: got.descriptors,
+                });
+            }
+            _ => self.close(reactor, number, Some("a message out of turn"), events),
+        }
+    }
+
+    fn hello(
+        &mut self,
+        reactor: &Reactor,
+        number: u32,
+        seq: u64,
+        hello: Hello,
+        sender: Option<u32>,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(link) = self.links.get_mut(&number) else {
+            return;
+        };
+        let identity = match link.fork {
+            Some(_) => identity::forked(sender.unwrap_or(0)),
+            None => socket::peer(link.fd.as_fd())
+                .map_err(Into::into)
+                .and_then(identity::connected),
+        };
+        let (who, pidfd) = match identity {
+            Ok(identity) => identity,
+            Err(e) => {
+                let failure = Failure::because(libc::EPERM, format!("{e:#}"));
+                return self.refuse(reactor, number, seq, failure, events);
+            }
+        };
+        link.asked(seq, pidfd);
+        let (door, fork) = (link.door, link.fork);
+        if hello.resume.is_none() {
+            self.retire_old_image(reactor, who.pid, who.start, events);
+        }
+        events.push(Event::Hello {
+            link: number,
+            seq,
+            who,
+            hello,
+            door,
+            fork,
+        });
+    }
+
+    /// A process says hello as if for the first time: whatever client it was before, without a living connection and without memory of
+    /// ours, was another program.
+    fn retire_old_image(&mut self, reactor: &Reactor, pid: u32, start: u64, events: &mut Vec<Event>) {
+        let old: Vec<(u32, Option<u32>)> = self
+            .processes
+            .iter()
+            .filter(|(_, p)| p.pid == pid && p.start == start && !p.execed)
+            .map(|(client, p)| (*client, p.link))
+            .collect();
+        for (client, link) in old {
+            match link.and_then(|l| self.links.get(&l)) {
+                Some(open) if !socket::ended(open.fd.as_fd()) => {}
+                Some(_) => {
+                    if let Some(link) = link {
+                        self.close(reactor, link, None, events);
+                    }
+                }
+                None => self.audit(client, events),
+            }
+        }
+    }
+
+    /// The client has no connection: does its process still run the same program?
+    fn audit(&mut self, client: u32, events: &mut Vec<Event>) {
+        let Some(process) = self.processes.get_mut(&client) else {
+            return;
+        };
+        if !process.execed && process.link.is_none() && identity::image(process.pid) == Image::Other {
+            process.execed = true;
+            events.push(Event::Gone { client, exec: true });
+        }
+    }
+
+    /// The registry has taken the process behind a connection as a client.
+    pub(crate) fn welcome(
+        &mut self,
+        reactor: &Reactor,
+        number: u32,
+        client: u32,
+        who: (u32, u64),
+        reply: (Verdict, Vec<OwnedFd>),
+        events: &mut Vec<Event>,
+    ) {
+        let Some((seq, pidfd)) = self.links.get_mut(&number).and_then(|l| l.welcomed(client)) else {
+            // It went away meanwhile. Its process may live: watch it as a client without a connection.
+            if let Ok(pidfd) = identity::open_pid(who.0) {
+                self.track_opened(reactor, client, who, pidfd, None, events);
+            } else {
+                events.push(Event::Gone { client, exec: false });
+            }
+            return;
+        };
+        if let Some(old) = self.processes.get(&client).and_then(|p| p.link).filter(|l| *l != number) {
+            if let Some(old) = self.links.remove(&old) {
+                reactor.forget(&old.fd);
+            }
+        }
+        self.track_opened(reactor, client, who, pidfd, Some(number), events);
+        self.send(reactor, number, seq, reply.0, reply.1, events);
+    }
+
+    /// Watches a client's process that is known from before this daemon's restart. `false` if it is dead.
+    pub(crate) fn track(&mut self, reactor: &Reactor, client: u32, pid: u32, start: u64, execed: bool) -> bool {
+        let Ok(pidfd) = identity::open_pid(pid) else {
+            return false;
+        };
+        if identity::start_time(pid).ok() != Some(start) || identity::has_ended(&pidfd) {
+            return false;
+        }
+        let mut events = Vec::new();
+        self.track_opened(reactor, client, (pid, start), pidfd, None, &mut events);
+        if let Some(process) = self.processes.get_mut(&client) {
+            process.execed = execed;
+        }
+        events.is_empty()
+    }
+
+    /// Looks at all clients without a connection.
+    pub(crate) fn audit_all(&mut self, events: &mut Vec<Event>) {
+        for client in self.living() {
+            self.audit(client, events);
+        }
+    }
+
+    fn track_opened(
+        &mut self,
+        reactor: &Reactor,
+        client: u32,
+        (pid, start): (u32, u64),
+        pidfd: OwnedFd,
+        link: Option<u32>,
+        events: &mut Vec<Event>,
+    ) {
+        if let Some(known) = self.processes.get_mut(&client) {
+            known.link = link;
+            known.execed = false;
+            return;
+        }
+        if let Err(e) = reactor.watch(&pidfd, Token::Process(client)) {
+            tracing::warn!(client, pid, "cannot watch a client's process: {e}");
+            events.push(Event::Gone { client, exec: false });
+        }
+        let process = Process {
+            pid,
+            start,
+            pidfd,
+            link,
+            execed: false,
+        };
+        self.processes.insert(client, process);
+    }
+
+    /// A client's process has ended.
+    pub(crate) fn process_ended(&mut self, reactor: &Reactor, client: u32, events: &mut Vec<Event>) {
+        let Some(process) = self.processes.remove(&client) else {
+            return;
+        };
+        reactor.forget(&process.pidfd);
+        if let Some(link) = process.link.and_then(|l| self.links.remove(&l)) {
+            reactor.forget(&link.fd);
+        }
+        events.push(Event::Gone { client, exec: false });
+    }
+
+    /// Forgets a client that the registry has forgotten; its process may live.
+    pub(crate) fn forget(&mut self, reactor: &Reactor, client: u32) {
+        if let Some(process) = self.processes.remove(&client) {
+            reactor.forget(&process.pidfd);
+            if let Some(link) = process.link.and_then(|l| self.links.remove(&l)) {
+                reactor.forget(&link.fd);
+            }
+        }
+    }
+
+    /// Answers a client's request.
+    pub(crate) fn answer(
+        &mut self,
+        reactor: &Reactor,
+        client: u32,
+        seq: u64,
+        verdict: Verdict,
+        descriptors: Vec<OwnedFd>,
+        events: &mut Vec<Event>,
+    ) {
+        if let Some(link) = self.processes.get(&client).and_then(|p| p.link) {
+            self.send(reactor, link, seq, verdict, descriptors, events);
+        }
+    }
+
+    /// Answers a Hello with a failure, and closes the connection.
+    pub(crate) fn refuse(
+        &mut self,
+        reactor: &Reactor,
+        number: u32,
+        seq: u64,
+        failure: Failure,
+        events: &mut Vec<Event>,
+    ) {
+        let why = failure.why.clone();
+        self.send(reactor, number, seq, Err(failure), Vec::new(), events);
+        if self.links.contains_key(&number) {
+            self.close(reactor, number, Some(&why), events);
+        }
+    }
+
+    /// Ends a client's connection, saying why in the log.
+    pub(crate) fn cut_off(&mut self, reactor: &Reactor, client: u32, why: &str, events: &mut Vec<Event>) {
+        if let Some(link) = self.processes.get(&client).and_then(|p| p.link) {
+            self.close(reactor, link, Some(why), events);
+        }
+    }
+
+    fn send(
+        &mut self,
+        reactor: &Reactor,
+        number: u32,
+        seq: u64,
+        body: Verdict,
+        descriptors: Vec<OwnedFd>,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(link) = self.links.get_mut(&number) else {
+            return;
+        };
+        let bytes = vshmem_wire::encode(&Answer { seq, body });
+        if let Err(why) = link.send(bytes, descriptors) {
+            return self.close(reactor, number, Some(&why), events);
+        }
+        self.settle_interest(reactor, number);
+    }
+
+    fn flush(&mut self, reactor: &Reactor, number: u32, events: &mut Vec<Event>) {
+        if let Some(Err(why)) = self.links.get_mut(&number).map(Link::flush) {
+            return self.close(reactor, number, Some(&why), events);
+        }
+        self.settle_interest(reactor, number);
+    }
+
+    /// A connection with unread answers is watched for writing, and not read from: who does not listen is not heard.
+    fn settle_interest(&mut self, reactor: &Reactor, number: u32) {
+        if let Some(link) = self.links.get_mut(&number) {
+            let behind = link.is_behind();
+            if link.watched_for_writing != behind {
+                link.watched_for_writing = behind;
+                let _ = reactor.interest(&link.fd, Token::Link(number), !behind, behind);
+            }
+        }
+    }
+
+    fn close(&mut self, reactor: &Reactor, number: u32, why: Option<&str>, events: &mut Vec<Event>) {
+        let Some(link) = self.links.remove(&number) else {
+            return;
+        };
+        reactor.forget(&link.fd);
+        let stage = link.stage();
+        if let Some(why) = why {
+            tracing::warn!(uid = link.uid, ?stage, "closing a connection: {why}");
+        }
+        match stage {
+            Stage::Client(client) => {
+                if let Some(process) = self.processes.get_mut(&client).filter(|p| p.link == Some(number)) {
+                    process.link = None;
+                    self.audit(client, events);
+                }
+            }
+            Stage::Silent | Stage::Asked => {
+                // Once it has asked, the registry decides what becomes of the fork.
+                if let (Some(fork), Stage::Silent) = (link.fork, stage) {
+                    events.push(Event::ForkAbandoned { fork });
+                }
+            }
+        }
+    }
+
+    /// Closes connections that have said nothing for too long.
+    pub(crate) fn expire(&mut self, reactor: &Reactor, events: &mut Vec<Event>) {
+        let now = Instant::now();
+        let silent: Vec<u32> = self
+            .links
+            .iter()
+            .filter(|(_, l)| l.fork.is_none() && l.stage() == Stage::Silent)
+            .filter(|(_, l)| now - l.since > HELLO_WITHIN)
+            .map(|(n, _)| *n)
+            .collect();
+        for number in silent {
+            self.close(reactor, number, Some("it has said nothing"), events);
+        }
+    }
+}

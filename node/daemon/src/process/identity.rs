@@ -1,0 +1,193 @@
+//! Who a local process is, by what the kernel says of it, and what became of it.
+//!
+//! Not for permission: the registry decides what an identity may do.
+
+use super::socket::Peer;
+use anyhow::{Context, bail};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::process::{Pid, PidfdFlags};
+use std::io;
+use vshmem_wire::{Credentials, caps};
+
+/// Bits of CapEff that System V IPC asks for.
+const CAP_IPC_LOCK: u32 = 14;
+const CAP_IPC_OWNER: u32 = 15;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_RESOURCE: u32 = 24;
+
+/// A process opened for watching.
+pub(crate) fn open_pid(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(io::ErrorKind::NotFound)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Whether the process behind a pidfd has ended.
+pub(crate) fn has_ended(pidfd: impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
+}
+
+/// Start time of a process: field 22 of /proc/PID/stat.
+pub(crate) fn start_time(pid: u32) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The command's name is in brackets and may hold anything, brackets too.
+    stat.rfind(')')
+        .and_then(|at| stat[at + 1..].split_ascii_whitespace().nth(19))
+        .and_then(|word| word.parse().ok())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The part of /proc/PID/status that counts here.
+#[derive(Debug, Default)]
+struct Status {
+    euid: u32,
+    egid: u32,
+    groups: Vec<u32>,
+    effective: u64,
+}
+
+fn status(pid: u32) -> io::Result<Status> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let mut status = Status::default();
+    for line in text.lines() {
+        let Some((name, rest)) = line.split_once(':') else {
+            continue;
+        };
+        let mut words = rest.split_ascii_whitespace();
+        match name {
+            "Uid" => status.euid = words.nth(1).and_then(|w| w.parse().ok()).unwrap_or(u32::MAX),
+            "Gid" => status.egid = words.nth(1).and_then(|w| w.parse().ok()).unwrap_or(u32::MAX),
+            "Groups" => status.groups = words.filter_map(|w| w.parse().ok()).collect(),
+            "CapEff" => {
+                status.effective = words
+                    .next()
+                    .and_then(|w| u64::from_str_radix(w, 16).ok())
+                    .unwrap_or(0);
+            }
+            _ => {}
+        }
+    }
+    Ok(status)
+}
+
+fn caps_of(effective: u64) -> u8 {
+    [
+        (CAP_IPC_OWNER, caps::IPC_OWNER),
+        (CAP_IPC_LOCK, caps::IPC_LOCK),
+        (CAP_SYS_RESOURCE, caps::SYS_RESOURCE),
+        (CAP_SYS_ADMIN, caps::SYS_ADMIN),
+    ]
+    .into_iter()
+    .filter(|(bit, _)| effective & (1 << bit) != 0)
+    .fold(0, |all, (_, cap)| all | cap)
+}
+
+/// The identity of a process that connected.
+///
+/// Uid and groups are those it had then (the socket remembers). Capabilities are those it has now, but only if its effective uid is still the
+/// same: else it could connect, execute a set-uid program, and be taken for that.
+pub(crate) fn connected(peer: Peer) -> anyhow::Result<(Credentials, OwnedFd)> {
+    if peer.pid == 0 {
+        bail!("the caller's process is not visible from here (another pid namespace)");
+    }
+    let pidfd = match peer.pidfd {
+        Some(pidfd) => pidfd,
+        None => open_pid(peer.pid).context("opening the caller's process")?,
+    };
+    let start = start_time(peer.pid).context("reading the caller's start time")?;
+    let status = status(peer.pid).context("reading the caller's status")?;
+    if has_ended(&pidfd) {
+        bail!("the caller has ended");
+    }
+    let caps = if status.euid == peer.uid {
+        caps_of(status.effective)
+    } else {
+        0
+    };
+    let who = Credentials {
+        pid: peer.pid,
+        start,
+        uid: peer.uid,
+        gid: peer.gid,
+        groups: peer.groups,
+        caps,
+    };
+    Ok((who, pidfd))
+}
+
+/// The identity of a forked child that wrote to a socket its parent had made: all from /proc, by the pid the kernel vouched for.
+pub(crate) fn forked(pid: u32) -> anyhow::Result<(Credentials, OwnedFd)> {
+    if pid == 0 {
+        bail!("the forked process is not visible from here (another pid namespace)");
+    }
+    let pidfd = open_pid(pid).context("opening the forked process")?;
+    let start = start_time(pid).context("reading the forked process's start time")?;
+    let status = status(pid).context("reading the forked process's status")?;
+    if has_ended(&pidfd) {
+        bail!("the forked process has ended");
+    }
+    let who = Credentials {
+        pid,
+        start,
+        uid: status.euid,
+        gid: status.egid,
+        groups: status.groups,
+        caps: caps_of(status.effective),
+    };
+    Ok((who, pidfd))
+}
+
+/// What a living process whose socket ended still has mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Image {
+    /// Memory of ours: the same program, which closed its descriptors.
+    Same,
+    /// Nothing of ours: another program was executed.
+    Other,
+    /// It has no memory any more, or it cannot be looked at: the pidfd will tell.
+    Unknown,
+}
+
+/// Looks at what a process has mapped. Every client maps at least its daemon's time page, a memfd whose name begins with `vshmem`.
+pub(crate) fn image(pid: u32) -> Image {
+    match std::fs::read(format!("/proc/{pid}/maps")) {
+        Ok(maps) if maps.is_empty() => Image::Unknown,
+        Ok(maps) => {
+            let mark = b"/memfd:vshmem";
+            if maps.windows(mark.len()).any(|w| w == mark) {
+                Image::Same
+            } else {
+                Image::Other
+            }
+        }
+        Err(_) => Image::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_who_it_is() {
+        let pid = std::process::id();
+        let (who, pidfd) = forked(pid).unwrap();
+        assert_eq!(who.pid, pid);
+        assert_eq!(who.uid, rustix::process::geteuid().as_raw());
+        assert_eq!(who.gid, rustix::process::getegid().as_raw());
+        assert!(who.start > 0);
+        assert!(!has_ended(&pidfd));
+        assert_eq!(image(pid), Image::Other);
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_an_error() {
+        assert!(forked(0).is_err());
+        assert!(forked(u32::MAX).is_err());
+    }
+}
