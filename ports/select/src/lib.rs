@@ -4,12 +4,15 @@
 //! |---|---|
 //! | `boot` | the ports that start machines of their own, by name |
 //! | `guest` | the port of a front-end, by name or by looking around |
+//! | `store` | where construct memory comes from |
 //! | `survey` | which ports work here, and what to do about those that do not |
 
 mod boot;
 mod guest;
+mod store;
 mod survey;
 
 pub use boot::{BOOTABLE, boot, inside};
 pub use guest::{GUESTS, guest, local_guest};
+pub use store::{file_store, pool_store};
 pub use survey::{Finding, survey};

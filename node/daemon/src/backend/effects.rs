@@ -1,0 +1,286 @@
+//! Carrying out what the registry says is to be done to construct memory.
+//!
+//! Nothing here waits: what finds a construct's lock held is tried again on a timer.
+
+use super::world::BackWorld;
+use super::{Backend, Later};
+use std::io;
+use std::time::{Duration, Instant};
+use vshmem_ipc::header::{self, Control};
+use vshmem_ipc::msgq::{MsgError, Queue};
+use vshmem_ipc::sem::{Dead, SemSet};
+use vshmem_ipc::{Corrupt, Owner};
+use vshmem_port::store::Serial;
+use vshmem_registry::{Command, Effect, Sweep};
+use vshmem_wire::{Extent, Kind};
+use vshmem_words::{Mapping, Words};
+
+/// Pauses between two tries of something that finds a lock held.
+const PAUSES: [Duration; 6] = [
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(100),
+];
+
+/// How a try ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tried {
+    /// It is done, or there is nothing left to do it to.
+    Done,
+    /// Somebody holds the lock.
+    Busy,
+}
+
+impl Backend {
+    /// Carries effects out, in order. The error is that of the first [`Effect::Provide`] that failed.
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>) -> io::Result<()> {
+        let mut failed = None;
+        for effect in effects {
+            if let Effect::Provide { kind, serial, extent } = effect {
+                if let Err(e) = self.provide(kind, serial, extent) {
+                    tracing::warn!(serial, ?kind, bytes = extent.bytes, "memory cannot be had: {e}");
+                    failed = Some((serial, e));
+                }
+                continue;
+            }
+            if failed.is_some() {
+                // What follows builds on the memory that is not there; the registry takes it back.
+                continue;
+            }
+            self.carry_out_one(effect);
+        }
+        match failed {
+            None => Ok(()),
+            Some((serial, e)) => {
+                let _ = self.apply(Command::NotProvided { serial });
+                Err(e)
+            }
+        }
+    }
+
+    fn provide(&mut self, kind: Kind, serial: u64, extent: Extent) -> io::Result<()> {
+        self.store.provide((kind, Serial(serial)), extent)?;
+        self.keep_store();
+        Ok(())
+    }
+
+    fn carry_out_one(&mut self, effect: Effect) {
+        match effect {
+            Effect::Provide { .. } => {}
+            Effect::Format {
+                kind,
+                serial,
+                nsems,
+                qbytes,
+                ctime,
+                extents,
+            } => self.with(serial, &extents, |words| {
+                if Control::load(words) != Control(0) {
+                    return;
+                }
+                if kind == Kind::Sem {
+                    SemSet::format(words, nsems);
+                    SemSet::at(words, nsems).set_ctime(ctime);
+                } else {
+                    Queue::format(words, qbytes);
+                    Queue::at(words).set_ctime(ctime);
+                }
+            }),
+            Effect::Grown { kind, serial, extents } => self.grown(kind, serial, &extents),
+            Effect::Control { serial, control, .. } => {
+                self.with_known(serial, |words, _| Control(control).store(words));
+            }
+            Effect::Retire { kind, serial } => self.retire(kind, serial),
+            Effect::Sweep(sweep) => self.now_or_later(Later::Sweep(sweep)),
+            Effect::SetQbytes { serial, qbytes } => self.now_or_later(Later::SetQbytes { serial, qbytes }),
+            Effect::SetCtime { kind, serial, seconds } => self.with_known(serial, |words, nsems| match kind {
+                Kind::Sem => SemSet::at(words, nsems).set_ctime(seconds),
+                Kind::Msg => Queue::at(words).set_ctime(seconds),
+                Kind::Shm => {}
+            }),
+            Effect::Admit {
+                serial,
+                domain,
+                writable,
+            } => self.noted("admit", serial, |b| b.store.admit(Serial(serial), domain, writable)),
+            Effect::Revoke { serial, domain } => self.noted("revoke", serial, |b| {
+                b.store.revoke(Serial(serial), domain).map(|_| ())
+            }),
+            Effect::Release { serial, extents, .. } => {
+                self.mappings.drop_one(self.store.as_mut(), serial);
+                self.later.retain(|(_, _, work)| work.serial() != serial);
+                self.noted("release", serial, |b| b.store.release(Serial(serial), &extents));
+                self.keep_store();
+            }
+            Effect::Inspect { kind, serial, what } => self.inspect(kind, serial, what),
+            Effect::CheckLock { serial, owner, .. } => {
+                let mut same = false;
+                self.with_known(serial, |words, _| same = Owner::load(words).0 == owner);
+                if same {
+                    let what = format!("lock word {owner:#x}, which is nobody's");
+                    self.declare_corrupt(serial, what);
+                }
+            }
+        }
+    }
+
+    fn noted(&mut self, what: &str, serial: u64, act: impl FnOnce(&mut Self) -> io::Result<()>) {
+        if let Err(e) = act(self) {
+            tracing::error!(serial, "{what}: {e}");
+        }
+    }
+
+    /// Does something with a construct's memory, and says so in the log if it cannot be mapped.
+    pub(super) fn with<R: Default>(
+        &mut self,
+        serial: u64,
+        extents: &[Extent],
+        act: impl FnOnce(&Mapping) -> R,
+    ) -> R {
+        match self.mappings.get(self.store.as_mut(), serial, extents) {
+            Ok(words) => act(words),
+            Err(e) => {
+                tracing::error!(serial, "a construct cannot be mapped: {e}");
+                R::default()
+            }
+        }
+    }
+
+    /// The same with a construct that the registry knows; the number of its semaphores goes along.
+    pub(super) fn with_known<R: Default>(&mut self, serial: u64, act: impl FnOnce(&Mapping, u32) -> R) -> R {
+        let Some((extents, nsems)) = self
+            .registry
+            .construct(serial)
+            .map(|c| (c.extents.to_vec(), c.nsems))
+        else {
+            return R::default();
+        };
+        self.with(serial, &extents, |words| act(words, nsems))
+    }
+
+    fn grown(&mut self, kind: Kind, serial: u64, extents: &[Extent]) {
+        let rung = self.with(serial, extents, |words| {
+            let world = BackWorld::new(words);
+            if kind == Kind::Msg {
+                Queue::at(words).grown(&world, words.len());
+            }
+            world.rung()
+        });
+        self.ring_all(rung);
+    }
+
+    fn retire(&mut self, kind: Kind, serial: u64) {
+        self.later.retain(|(_, _, work)| work.serial() != serial);
+        let rung = self.with_known(serial, |words, nsems| {
+            let world = BackWorld::new(words);
+            match kind {
+                Kind::Sem => SemSet::at(words, nsems).remove(&world),
+                Kind::Msg => Queue::at(words).remove(&world),
+                Kind::Shm => {}
+            }
+            world.rung()
+        });
+        self.ring_all(rung);
+    }
+
+    /// A client says that a construct holds rubbish. Whoever may say so may also write there, so it is believed where the header bears it
+    /// out; anything deeper each user of the construct finds for itself.
+    fn inspect(&mut self, kind: Kind, serial: u64, what: String) {
+        let found = self.with_known(serial, |words, nsems| match kind {
+            Kind::Sem => SemSet::open(words, nsems).err(),
+            Kind::Msg => Queue::open(words).err(),
+            Kind::Shm => None,
+        });
+        match found {
+            Some(corrupt) => self.declare_corrupt(serial, describe(&corrupt)),
+            None => tracing::warn!(serial, "a client finds a construct corrupt, its header is sound: {what}"),
+        }
+    }
+
+    /// Retires a construct that holds rubbish.
+    pub(super) fn declare_corrupt(&mut self, serial: u64, what: String) {
+        tracing::error!(serial, "construct is corrupt: {what}");
+        let _ = self.apply(Command::DeclareCorrupt { serial, what });
+    }
+
+    fn now_or_later(&mut self, work: Later) {
+        if self.attempt(work) == Tried::Busy {
+            self.later.push((Instant::now() + PAUSES[0], 0, work));
+        }
+    }
+
+    /// Tries again what is due.
+    pub(super) fn retry(&mut self) {
+        let now = Instant::now();
+        let due: Vec<_> = self.later.iter().copied().filter(|(at, _, _)| *at <= now).collect();
+        self.later.retain(|(at, _, _)| *at > now);
+        for (_, tries, work) in due {
+            if self.attempt(work) == Tried::Busy {
+                let tries = (tries + 1).min(PAUSES.len() - 1);
+                self.later.push((Instant::now() + PAUSES[tries], tries, work));
+            }
+        }
+    }
+
+    fn attempt(&mut self, work: Later) -> Tried {
+        if !self.registry.construct(work.serial()).is_some_and(|c| c.live) {
+            return Tried::Done;
+        }
+        match work {
+            Later::Sweep(sweep) => self.sweep(sweep),
+            Later::SetQbytes { serial, qbytes } => self.set_qbytes(serial, qbytes),
+        }
+    }
+
+    fn sweep(&mut self, sweep: Sweep) -> Tried {
+        let dead = Dead {
+            client: sweep.client,
+            undo: sweep.undo,
+        };
+        let (outcome, rung) = self.with_known(sweep.serial, |words, nsems| {
+            let world = BackWorld::new(words);
+            let outcome = match sweep.kind {
+                Kind::Sem => SemSet::at(words, nsems).sweep(&world, dead),
+                Kind::Msg => Queue::at(words).sweep(&world, sweep.client),
+                Kind::Shm => Ok(vshmem_ipc::Sweep::Done),
+            };
+            (Some(outcome), world.rung())
+        });
+        self.ring_all(rung);
+        match outcome {
+            Some(Ok(vshmem_ipc::Sweep::Busy)) => return Tried::Busy,
+            Some(Ok(vshmem_ipc::Sweep::Done)) => {}
+            Some(Err(corrupt)) => self.declare_corrupt(sweep.serial, describe(&corrupt)),
+            // It could not be mapped (no memory for a moment, say): once more later.
+            None => return Tried::Busy,
+        }
+        let _ = self.apply(Command::Swept(sweep));
+        Tried::Done
+    }
+
+    fn set_qbytes(&mut self, serial: u64, qbytes: u64) -> Tried {
+        let (outcome, rung) = self.with_known(serial, |words, _| {
+            let world = BackWorld::new(words);
+            (Queue::at(words).set_qbytes(&world, qbytes), world.rung())
+        });
+        self.ring_all(rung);
+        match outcome {
+            Err(MsgError::LockBusy) => return Tried::Busy,
+            Err(MsgError::Corrupt(corrupt)) => self.declare_corrupt(serial, describe(&corrupt)),
+            Ok(()) | Err(_) => {}
+        }
+        Tried::Done
+    }
+}
+
+/// A corruption in words.
+pub(super) fn describe(corrupt: &Corrupt) -> String {
+    format!(
+        "{} is {:#x}, at most {:#x} is right",
+        corrupt.what, corrupt.found, corrupt.allowed
+    )
+}
+
