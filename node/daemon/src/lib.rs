@@ -1,1 +1,102 @@
-//! The back-end and the front-end daemons, and the keeper that holds their descriptors.
+//! The two daemons: the back-end (`vshmem serve`) on the host, and the front-end (`vshmem join`) inside a guest; and the keeper of each.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`backend`] | the back-end: registry, construct memory, local clients, guests' streams |
+//! | [`clients`] | local clients' connections, processes and deaths: both daemons' |
+//! | [`keeper`] | the process that holds a daemon's descriptors and starts it again |
+//! | [`process`] | what is needed of the operating system |
+//! | [`config`] | the configuration file |
+//! | [`sockets`] | the runtime directory |
+//!
+//! [`serve`] and [`join`] are what the command calls; a program that calls them must begin with [`daemon_main`], since the keeper starts the daemon by
+//! executing the program it is in.
+
+mod backend;
+mod clients;
+mod config;
+mod keeper;
+mod process;
+mod sockets;
+
+pub use config::parse_size;
+pub use sockets::{DOMAINS, MAIN, runtime_dir};
+
+use anyhow::Context;
+use config::Config;
+use rustix::fd::OwnedFd;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// What `vshmem serve` is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServeOptions {
+    /// The configuration file.
+    pub config: Option<PathBuf>,
+    /// The runtime directory, over what the file and the environment say.
+    pub runtime_dir: Option<PathBuf>,
+    /// Size of the pool in bytes, over what the file says.
+    pub pool: Option<u64>,
+}
+
+/// What a daemon is to be: the keeper tells it.
+#[derive(Debug, Serialize, Deserialize)]
+enum Role {
+    /// The back-end.
+    Serve(Config),
+}
+
+/// Serves until SIGTERM, SIGINT or SIGHUP: the back-end, kept by this process.
+///
+/// # Errors
+/// If it cannot start (a wrong configuration, another daemon in the same runtime directory), or dies again and again.
+pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    let mut config = Config::read(options.config.as_deref(), options.runtime_dir.as_deref())?;
+    if let Some(pool) = options.pool {
+        config.group.pool = pool;
+    }
+    start_logging(&config.log);
+    let lock = sockets::lock(&config.runtime_dir)?;
+    let kept: Vec<(String, OwnedFd)> = vec![(sockets::LOCK.into(), lock)];
+    keeper::keep(vshmem_wire::encode(&Role::Serve(config)), kept)
+}
+
+/// To be called first in `main`: if a keeper started this process, it is a daemon, and this gives its exit status when it has ended. Else None.
+pub fn daemon_main() -> Option<ExitCode> {
+    let handover = match keeper::handover() {
+        Ok(None) => return None,
+        Ok(Some(handover)) => handover,
+        Err(e) => {
+            eprintln!("vshmem: cannot take over from the keeper: {e:#}");
+            return Some(ExitCode::FAILURE);
+        }
+    };
+    Some(match daemon(handover) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn daemon(handover: keeper::Handover) -> anyhow::Result<()> {
+    match vshmem_wire::decode(&handover.role).context("the keeper's word is not understood")? {
+        Role::Serve(config) => {
+            start_logging(&config.log);
+            backend::run(config, handover)
+        }
+    }
+}
+
+/// Logs to standard error, as VSHMEM_LOG or else the configuration says. Whatever the program has set up before wins.
+fn start_logging(level: &str) {
+    use std::io::IsTerminal;
+    let filter = std::env::var("VSHMEM_LOG").unwrap_or_else(|_| level.to_owned());
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init();
+}

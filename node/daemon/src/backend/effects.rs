@@ -6,7 +6,7 @@ use super::world::BackWorld;
 use super::{Backend, Later};
 use std::io;
 use std::time::{Duration, Instant};
-use vshmem_ipc::header::{self, Control};
+use vshmem_ipc::Control;
 use vshmem_ipc::msgq::{MsgError, Queue};
 use vshmem_ipc::sem::{Dead, SemSet};
 use vshmem_ipc::{Corrupt, Owner};
@@ -89,14 +89,22 @@ impl Backend {
                     Queue::at(words).set_ctime(ctime);
                 }
             }),
-            Effect::Grown { kind, serial, extents } => self.grown(kind, serial, &extents),
+            Effect::Grown {
+                kind,
+                serial,
+                extents,
+            } => self.grown(kind, serial, &extents),
             Effect::Control { serial, control, .. } => {
                 self.with_known(serial, |words, _| Control(control).store(words));
             }
             Effect::Retire { kind, serial } => self.retire(kind, serial),
             Effect::Sweep(sweep) => self.now_or_later(Later::Sweep(sweep)),
             Effect::SetQbytes { serial, qbytes } => self.now_or_later(Later::SetQbytes { serial, qbytes }),
-            Effect::SetCtime { kind, serial, seconds } => self.with_known(serial, |words, nsems| match kind {
+            Effect::SetCtime {
+                kind,
+                serial,
+                seconds,
+            } => self.with_known(serial, |words, nsems| match kind {
                 Kind::Sem => SemSet::at(words, nsems).set_ctime(seconds),
                 Kind::Msg => Queue::at(words).set_ctime(seconds),
                 Kind::Shm => {}
@@ -105,7 +113,9 @@ impl Backend {
                 serial,
                 domain,
                 writable,
-            } => self.noted("admit", serial, |b| b.store.admit(Serial(serial), domain, writable)),
+            } => self.noted("admit", serial, |b| {
+                b.store.admit(Serial(serial), domain, writable)
+            }),
             Effect::Revoke { serial, domain } => self.noted("revoke", serial, |b| {
                 b.store.revoke(Serial(serial), domain).map(|_| ())
             }),
@@ -196,7 +206,10 @@ impl Backend {
         });
         match found {
             Some(corrupt) => self.declare_corrupt(serial, describe(&corrupt)),
-            None => tracing::warn!(serial, "a client finds a construct corrupt, its header is sound: {what}"),
+            None => tracing::warn!(
+                serial,
+                "a client finds a construct corrupt, its header is sound: {what}"
+            ),
         }
     }
 
@@ -215,7 +228,12 @@ impl Backend {
     /// Tries again what is due.
     pub(super) fn retry(&mut self) {
         let now = Instant::now();
-        let due: Vec<_> = self.later.iter().copied().filter(|(at, _, _)| *at <= now).collect();
+        let due: Vec<_> = self
+            .later
+            .iter()
+            .copied()
+            .filter(|(at, _, _)| *at <= now)
+            .collect();
         self.later.retain(|(at, _, _)| *at > now);
         for (_, tries, work) in due {
             if self.attempt(work) == Tried::Busy {
@@ -264,13 +282,13 @@ impl Backend {
     fn set_qbytes(&mut self, serial: u64, qbytes: u64) -> Tried {
         let (outcome, rung) = self.with_known(serial, |words, _| {
             let world = BackWorld::new(words);
-            (Queue::at(words).set_qbytes(&world, qbytes), world.rung())
+            (Some(Queue::at(words).set_qbytes(&world, qbytes)), world.rung())
         });
         self.ring_all(rung);
         match outcome {
-            Err(MsgError::LockBusy) => return Tried::Busy,
-            Err(MsgError::Corrupt(corrupt)) => self.declare_corrupt(serial, describe(&corrupt)),
-            Ok(()) | Err(_) => {}
+            None | Some(Err(MsgError::LockBusy)) => return Tried::Busy,
+            Some(Err(MsgError::Corrupt(corrupt))) => self.declare_corrupt(serial, describe(&corrupt)),
+            Some(Ok(()) | Err(_)) => {}
         }
         Tried::Done
     }
@@ -283,4 +301,3 @@ pub(super) fn describe(corrupt: &Corrupt) -> String {
         corrupt.what, corrupt.found, corrupt.allowed
     )
 }
-

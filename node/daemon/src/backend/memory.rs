@@ -35,7 +35,11 @@ impl Mappings {
     ) -> io::Result<&Mapping> {
         self.clock += 1;
         let wanted = extents.iter().fold(0u64, |sum, e| sum.saturating_add(e.bytes)) as usize;
-        if self.entries.get(&serial).is_some_and(|e| e.mapped.bytes != wanted) {
+        if self
+            .entries
+            .get(&serial)
+            .is_some_and(|e| e.mapped.bytes != wanted)
+        {
             self.drop_one(store, serial);
         }
         if !self.entries.contains_key(&serial) {
@@ -48,7 +52,14 @@ impl Mappings {
             // into the memory is made anywhere.
             let mapping = unsafe { Mapping::new(mapped.base, mapped.bytes) };
             let used = self.clock;
-            self.entries.insert(serial, Entry { mapped, mapping, used });
+            self.entries.insert(
+                serial,
+                Entry {
+                    mapped,
+                    mapping,
+                    used,
+                },
+            );
         }
         let entry = self.entries.get_mut(&serial).ok_or(io::ErrorKind::NotFound)?;
         entry.used = self.clock;

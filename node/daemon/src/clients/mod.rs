@@ -139,6 +139,12 @@ impl Clients {
         self.processes.get(&client).map(|p| (p.pid, p.start))
     }
 
+    /// The user at the other end of a client's connection.
+    pub(crate) fn uid(&self, client: u32) -> Option<u32> {
+        let link = self.processes.get(&client)?.link?;
+        self.links.get(&link).map(|l| l.uid)
+    }
+
     /// A listening socket has somebody waiting.
     pub(crate) fn accept(&mut self, reactor: &Reactor, door: u32) {
         let Some(listener) = self.doors.get(door as usize) else {
@@ -147,7 +153,9 @@ impl Clients {
         let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
         let fd = match rustix::net::accept_with(listener, flags) {
             Ok(fd) => fd,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => return,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {
+                return;
+            }
             Err(e) => {
                 tracing::warn!("cannot accept a connection: {e}");
                 // Out of descriptors, most likely: do not spin on it.
@@ -177,7 +185,13 @@ impl Clients {
     }
 
     /// The daemon's end of the socket pair of a fork under way.
-    pub(crate) fn add_fork(&mut self, reactor: &Reactor, fd: OwnedFd, parent: u32, fork: u64) -> std::io::Result<()> {
+    pub(crate) fn add_fork(
+        &mut self,
+        reactor: &Reactor,
+        fd: OwnedFd,
+        parent: u32,
+        fork: u64,
+    ) -> std::io::Result<()> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         rustix::net::sockopt::set_socket_passcred(&fd, true)?;
         let uid = self
@@ -291,6 +305,7 @@ impl Clients {
             }
         };
         link.asked(seq, pidfd);
+        link.uid = who.uid;
         let (door, fork) = (link.door, link.fork);
         if hello.resume.is_none() {
             self.retire_old_image(reactor, who.pid, who.start, events);
@@ -357,7 +372,12 @@ impl Clients {
             }
             return;
         };
-        if let Some(old) = self.processes.get(&client).and_then(|p| p.link).filter(|l| *l != number) {
+        if let Some(old) = self
+            .processes
+            .get(&client)
+            .and_then(|p| p.link)
+            .filter(|l| *l != number)
+        {
             if let Some(old) = self.links.remove(&old) {
                 reactor.forget(&old.fd);
             }
@@ -367,7 +387,14 @@ impl Clients {
     }
 
     /// Watches a client's process that is known from before this daemon's restart. `false` if it is dead.
-    pub(crate) fn track(&mut self, reactor: &Reactor, client: u32, pid: u32, start: u64, execed: bool) -> bool {
+    pub(crate) fn track(
+        &mut self,
+        reactor: &Reactor,
+        client: u32,
+        pid: u32,
+        start: u64,
+        execed: bool,
+    ) -> bool {
         let Ok(pidfd) = identity::open_pid(pid) else {
             return false;
         };

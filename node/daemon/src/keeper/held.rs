@@ -33,9 +33,11 @@ pub(crate) fn handover() -> anyhow::Result<Option<Handover>> {
     let Ok(fd) = std::env::var(KEEPER_FD) else {
         return Ok(None);
     };
-    let number: i32 = fd.parse().with_context(|| format!("{KEEPER_FD} is not a number: {fd:?}"))?;
-    let socket =
-        super::inherited::take(number).with_context(|| format!("{KEEPER_FD} names no usable descriptor: {number}"))?;
+    let number: i32 = fd
+        .parse()
+        .with_context(|| format!("{KEEPER_FD} is not a number: {fd:?}"))?;
+    let socket = super::inherited::take(number)
+        .with_context(|| format!("{KEEPER_FD} names no usable descriptor: {number}"))?;
     let mut buffer = vec![0; vshmem_wire::MAX_MESSAGE];
     let (mut start, mut kept) = (None, BTreeMap::new());
     loop {
@@ -45,9 +47,16 @@ pub(crate) fn handover() -> anyhow::Result<Option<Handover>> {
             bail!("the keeper has ended");
         };
         match vshmem_wire::decode(&buffer[..got.bytes])? {
-            FromKeeper::Start { role, restarts, since } => start = Some((role, restarts, since)),
+            FromKeeper::Start {
+                role,
+                restarts,
+                since,
+            } => start = Some((role, restarts, since)),
             FromKeeper::Kept { name } => {
-                let fd = got.descriptors.pop().with_context(|| format!("no descriptor came as {name}"))?;
+                let fd = got
+                    .descriptors
+                    .pop()
+                    .with_context(|| format!("no descriptor came as {name}"))?;
                 kept.insert(name, fd);
             }
             FromKeeper::Go => break,

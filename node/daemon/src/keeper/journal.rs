@@ -38,8 +38,7 @@ pub(crate) struct Journal {
 impl Journal {
     /// An empty one.
     pub(crate) fn new() -> Result<Self, JournalError> {
-        let file =
-            rustix::fs::memfd_create("vshmem-log", MemfdFlags::CLOEXEC).map_err(io::Error::from)?;
+        let file = rustix::fs::memfd_create("vshmem-log", MemfdFlags::CLOEXEC).map_err(io::Error::from)?;
         rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR).map_err(io::Error::from)?;
         write_all(&file, &MAGIC, 0)?;
         Ok(Journal { file, end: 8 })

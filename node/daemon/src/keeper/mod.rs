@@ -11,7 +11,7 @@ mod journal;
 mod notify;
 
 pub(crate) use held::{Handover, Keeper, handover};
-pub(crate) use journal::{Journal, JournalError};
+pub(crate) use journal::Journal;
 
 use crate::process::{identity, signals, socket};
 use anyhow::{Context, bail};
@@ -25,7 +25,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// Names the descriptor of the socket to the keeper, in a daemon's environment.
-pub const KEEPER_FD: &str = "VSHMEM_KEEPER_FD";
+const KEEPER_FD: &str = "VSHMEM_KEEPER_FD";
 /// So many deaths within [`QUICK`] are too many.
 const MOST_DEATHS: usize = 6;
 const QUICK: Duration = Duration::from_secs(20);
@@ -202,7 +202,10 @@ impl Keeping {
         if open {
             fds.push(PollFd::new(socket, PollFlags::IN));
         }
-        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let second = Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
         match poll(&mut fds, Some(&second)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),

@@ -28,7 +28,10 @@ pub(crate) fn open_pid(pid: u32) -> io::Result<OwnedFd> {
 pub(crate) fn has_ended(pidfd: impl AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
 }
 

@@ -5,10 +5,12 @@
 //! | [`socket`] | datagrams with descriptors and credentials |
 //! | [`identity`] | who a process is, and what became of it |
 //! | [`reactor`] | waiting for many descriptors |
+//! | [`clock`] | the seconds
 //! | [`pages`] | the time page and the wait page |
 //! | [`signals`] | SIGTERM and SIGINT as a descriptor |
 //! | [`stream`] | a framed byte stream with a bounded queue |
 
+pub(crate) mod clock;
 pub(crate) mod identity;
 pub(crate) mod pages;
 pub(crate) mod reactor;

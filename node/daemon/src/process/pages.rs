@@ -42,7 +42,11 @@ pub(crate) fn sealed_memfd(name: &str, bytes: u64) -> io::Result<OwnedFd> {
 /// The same file, opened again for reading only.
 pub(crate) fn read_only(fd: &OwnedFd) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// Seconds since the epoch.

@@ -65,7 +65,7 @@ pub(crate) struct Ready {
 }
 
 /// An epoll instance.
-#[derive(Debug)]
+
 pub(crate) struct Reactor {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,

@@ -5,9 +5,8 @@ use std::io;
 
 /// A descriptor that becomes readable when one of the signals arrives. The process is not ended by them any more.
 pub(crate) fn stop_signals() -> io::Result<OwnedFd> {
-    let (reader, writer) = rustix::pipe::pipe_with(
-        rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK,
-    )?;
+    let (reader, writer) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)?;
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         signal_hook::low_level::pipe::register_raw(signal, rustix::io::dup(&writer)?)?;
     }

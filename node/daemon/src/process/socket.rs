@@ -68,8 +68,7 @@ unsafe fn ancillary(head: &libc::msghdr, datagram: &mut Datagram) {
         if cmsg.cmsg_level == libc::SOL_SOCKET && cmsg.cmsg_type == libc::SCM_RIGHTS {
             for i in 0..bytes / size_of::<RawFd>() {
                 // SAFETY: inside the payload, whose length the header gives; the kernel has installed these descriptors for us alone.
-                let fd =
-                    unsafe { OwnedFd::from_raw_fd(data.cast::<RawFd>().add(i).read_unaligned()) };
+                let fd = unsafe { OwnedFd::from_raw_fd(data.cast::<RawFd>().add(i).read_unaligned()) };
                 if datagram.descriptors.len() < MOST_DESCRIPTORS {
                     datagram.descriptors.push(fd);
                 }

@@ -1,22 +1,17 @@
 //! A framed byte stream between a front-end and the back-end, with a bounded queue of what could not be written yet.
-//!
-//! A frame that was cut short by the death of its writer would keep the reader waiting for the rest; when bytes come but no frame gets
-//! whole for [`STUCK`], what is buffered is thrown away, and the next start mark counts.
+//! Frames are delimited, so that one cut short by the death of its writer costs nothing but itself.
 
 use rustix::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::VecDeque;
 use std::io;
-use std::time::{Duration, Instant};
 use vshmem_wire::{Deframer, WireError};
 
 /// Most bytes waiting to be written; a peer that leaves more unread is cut off.
 const MOST_QUEUED: usize = 16 << 20;
 /// Bytes read at a time.
 const PIECE: usize = 64 * 1024;
-/// How long a frame may stay incomplete while bytes arrive.
-const STUCK: Duration = Duration::from_secs(3);
 
 /// What is wrong with a stream.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +33,6 @@ pub(crate) struct Stream {
     fd: OwnedFd,
     deframer: Deframer,
     queue: VecDeque<u8>,
-    last_whole: Instant,
     skipped: u64,
 }
 
@@ -50,7 +44,6 @@ impl Stream {
             fd,
             deframer: Deframer::default(),
             queue: VecDeque::new(),
-            last_whole: Instant::now(),
             skipped: 0,
         })
     }
@@ -82,17 +75,12 @@ impl Stream {
     /// The next whole message.
     pub(crate) fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, StreamError> {
         let message = self.deframer.take()?;
-        let now = Instant::now();
-        if message.is_some() || self.deframer.pending() == 0 {
-            self.last_whole = now;
-        } else if now - self.last_whole > STUCK {
-            tracing::warn!("a frame stayed incomplete for {STUCK:?}: thrown away");
-            self.deframer.reset();
-            self.last_whole = now;
-        }
         let skipped = self.deframer.skipped();
         if skipped != self.skipped {
-            tracing::warn!(bytes = skipped - self.skipped, "skipped bytes that belong to no frame");
+            tracing::warn!(
+                bytes = skipped - self.skipped,
+                "skipped bytes that belong to no frame"
+            );
             self.skipped = skipped;
         }
         Ok(message)
@@ -149,7 +137,9 @@ mod tests {
     fn a_peer_that_does_not_read_is_noticed() {
         let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
         let mut a = Stream::new(a.into()).unwrap();
-        let big = Down::Refused { why: "x".repeat(100_000) };
+        let big = Down::Refused {
+            why: "x".repeat(100_000),
+        };
         let result = (0..400).try_for_each(|_| a.send(&big));
         assert!(matches!(result, Err(StreamError::Unread(_))));
     }

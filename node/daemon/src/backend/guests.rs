@@ -1,0 +1,374 @@
+//! Guests: domains with a kernel of their own, whose front-ends speak over a byte stream.
+//!
+//! A guest is made by [`Request::AttachDomain`](vshmem_wire::Request::AttachDomain), which hands its stream over. The back-end says nothing on
+//! it before it is spoken to (a serial line that nobody has set up yet echoes). The stream's end is the domain's end; silence is not, since a paused
+//! VM is silent.
+
+use super::requests::{check_version, is_domain_name, surprise};
+use super::{Backend, start};
+use crate::process::pages;
+use crate::process::reactor::{Ready, Token};
+use crate::process::stream::{Stream, StreamError};
+use rustix::fd::{AsFd, OwnedFd};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use vshmem_port::store::{Reach, Serial};
+use vshmem_registry::{Command, Done};
+use vshmem_wire::{Down, Failure, Reply, Request, Up};
+
+/// Silence that is worth a line in the log.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// A domain with a stream.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub(super) domain: u16,
+    pub(super) space: u16,
+    pub(super) name: String,
+    pub(super) port: String,
+    pub(super) stream: Stream,
+    /// It has said hello.
+    pub(super) greeted: bool,
+    /// It has to say hello (again), since this daemon was restarted.
+    pub(super) ask_again: bool,
+    heard: Instant,
+    silent: bool,
+    watched_for_writing: bool,
+    rung_behind: bool,
+}
+
+impl Guest {
+    /// A guest whose stream was handed over.
+    pub(super) fn new(domain: u16, space: u16, name: String, port: String, stream: Stream) -> Self {
+        Guest {
+            domain,
+            space,
+            name,
+            port,
+            stream,
+            greeted: false,
+            ask_again: false,
+            heard: Instant::now(),
+            silent: false,
+            watched_for_writing: false,
+            rung_behind: false,
+        }
+    }
+}
+
+impl Backend {
+    /// Makes a guest's domain.
+    pub(super) fn attach_domain(
+        &mut self,
+        client: u32,
+        name: String,
+        port: String,
+        stream: Option<OwnedFd>,
+    ) -> Result<(Reply, OwnedFd), Failure> {
+        let uid = self.clients.uid(client);
+        if uid != Some(0) && uid != Some(rustix::process::geteuid().as_raw()) {
+            let why = "only root and the daemon's own user may bring a guest in";
+            return Err(Failure::because(libc::EPERM, why));
+        }
+        let Reach::Pool { bytes } = self.store.reach() else {
+            let why = "this group's memory is a file per construct, which a guest cannot reach: set memory = \"pool\"";
+            return Err(Failure::because(libc::EOPNOTSUPP, why));
+        };
+        if !is_domain_name(&name) || port == start::LOCAL && name == start::HOST {
+            let why = format!("{name:?} is no name for a guest: letters, digits, dots, dashes, underlines");
+            return Err(Failure::because(libc::EINVAL, why));
+        }
+        if self.registry.domains().iter().any(|d| d.name == name && d.up) {
+            let why = format!("there is a domain {name:?} already: end it first, or take another name");
+            return Err(Failure::because(libc::EEXIST, why));
+        }
+        let stream =
+            stream.ok_or_else(|| Failure::because(libc::EINVAL, "no stream came with the request"))?;
+        let unusable =
+            |e: std::io::Error| Failure::because(libc::EINVAL, format!("the stream cannot be used: {e}"));
+        let stream = Stream::new(stream).map_err(unusable)?;
+        let (pool, _) = self
+            .store
+            .descriptor(Serial(0), true)
+            .map_err(|e| Failure::because(libc::ENOMEM, format!("the pool cannot be opened: {e}")))?;
+        let command = Command::DomainUp {
+            name: name.clone(),
+            port: port.clone(),
+            own_space: true,
+        };
+        let (number, space) = match self.apply(command)? {
+            Done::Domain { number, space } => (number, space),
+            other => return Err(surprise(&other)),
+        };
+        tracing::info!(domain = %name, number, space, %port, "a guest comes in");
+        self.add_guest(Guest::new(number, space, name, port, stream))
+            .map_err(unusable)?;
+        let ready = Reply::DomainReady {
+            domain: number,
+            pool_bytes: bytes,
+        };
+        Ok((ready, pool))
+    }
+
+    /// Watches a guest's stream, and has the keeper hold it.
+    pub(super) fn add_guest(&mut self, guest: Guest) -> std::io::Result<()> {
+        let number = self.next_guest;
+        self.next_guest += 1;
+        self.reactor.watch(guest.stream.fd(), Token::Stream(number))?;
+        self.keeper
+            .keep(start::guest_name(&guest), guest.stream.fd().as_fd());
+        self.guests.insert(number, guest);
+        Ok(())
+    }
+
+    pub(super) fn guest_ready(&mut self, number: u32, ready: Ready) {
+        if let Err(e) = self.talk(number, ready) {
+            self.lose_guest(number, &e.to_string());
+            return;
+        }
+        self.settle_guest(number);
+    }
+
+    fn talk(&mut self, number: u32, ready: Ready) -> Result<(), StreamError> {
+        let Some(guest) = self.guests.get_mut(&number) else {
+            return Ok(());
+        };
+        if ready.writable {
+            guest.stream.flush()?;
+        }
+        if !ready.readable {
+            return Ok(());
+        }
+        guest.stream.fill()?;
+        guest.heard = Instant::now();
+        guest.silent = false;
+        while let Some(guest) = self.guests.get_mut(&number) {
+            match guest.stream.take::<Up>() {
+                Ok(Some(up)) => self.on_up(number, up)?,
+                Ok(None) => break,
+                Err(StreamError::Wire(e)) => {
+                    let why = format!("a message that cannot be read ({e}): another version of Vshmem?");
+                    guest.stream.send(&Down::Refused { why })?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_up(&mut self, number: u32, up: Up) -> Result<(), StreamError> {
+        let Some(guest) = self.guests.get(&number) else {
+            return Ok(());
+        };
+        let domain = guest.domain;
+        if !guest.greeted && !matches!(up, Up::Hello { .. } | Up::Heartbeat) {
+            tracing::warn!(domain = %guest.name, "a guest speaks before its hello");
+            return Ok(());
+        }
+        match up {
+            Up::Hello {
+                version,
+                layout,
+                domain: wanted,
+                clients,
+            } => return self.guest_hello(number, (version, layout), wanted, clients),
+            Up::Heartbeat => {}
+            Up::Ring { space, at } => self.ring(space, at),
+            Up::Connect {
+                tag,
+                who,
+                resume,
+                fork,
+            } => {
+                let command = Command::Connect {
+                    domain,
+                    who,
+                    resume,
+                    fork,
+                };
+                let outcome = match self.apply(command) {
+                    Ok(Done::Connected(connected)) => Ok(connected),
+                    Ok(other) => Err(surprise(&other)),
+                    Err(failure) => Err(failure),
+                };
+                return self.tell(number, &Down::Connected { tag, outcome });
+            }
+            Up::Request { client, seq, body } => {
+                let body = match (self.is_of(client, domain), body) {
+                    (false, _) => Err(Failure::errno(libc::ESTALE)),
+                    (true, Request::AttachDomain { .. } | Request::ForkPrepare | Request::Hello { .. }) => {
+                        Err(Failure::because(
+                            libc::EPERM,
+                            "not a request for a guest's client",
+                        ))
+                    }
+                    (true, body) => self.request(client, seq, body).0,
+                };
+                return self.tell(number, &Down::Answer { client, seq, body });
+            }
+            Up::ForkPrepare { client, fork } => {
+                if self.is_of(client, domain) {
+                    let _ = self.apply(Command::ForkPrepare { client, fork });
+                }
+            }
+            Up::ForkAbandoned { fork } => {
+                let _ = self.apply(Command::ForkAbandoned { domain, fork });
+            }
+            Up::Gone { client, exec } => {
+                if self.is_of(client, domain) {
+                    let _ = self.apply(Command::Gone { client, exec });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_of(&self, client: u32, domain: u16) -> bool {
+        self.registry.client(client).is_some_and(|c| c.domain == domain)
+    }
+
+    fn guest_hello(
+        &mut self,
+        number: u32,
+        (version, layout): (u32, u32),
+        wanted: Option<String>,
+        clients: Vec<u32>,
+    ) -> Result<(), StreamError> {
+        let Some(guest) = self.guests.get(&number) else {
+            return Ok(());
+        };
+        let (domain, space, name) = (guest.domain, guest.space, guest.name.clone());
+        let refusal = match (check_version(version, layout), wanted.filter(|w| *w != name)) {
+            (Err(failure), _) => Some(failure.why),
+            (_, Some(wanted)) => Some(format!("this guest is domain {name:?}, not {wanted:?}")),
+            _ => None,
+        };
+        if let Some(why) = refusal {
+            tracing::warn!(domain = %name, "front-end refused: {why}");
+            return self.tell(number, &Down::Refused { why });
+        }
+        let _ = self.apply(Command::Alive { domain, clients });
+        let pool_bytes = match self.store.reach() {
+            Reach::Pool { bytes } => bytes,
+            Reach::PerConstruct => 0,
+        };
+        let keys = self.config.keys_of(&name);
+        if let Some(guest) = self.guests.get_mut(&number) {
+            if !guest.greeted {
+                self.keeper.drop_kept(start::guest_name(guest));
+                guest.greeted = true;
+                self.keeper
+                    .keep(start::guest_name(guest), guest.stream.fd().as_fd());
+                tracing::info!(domain = %name, "a guest's front-end is there");
+            }
+            guest.ask_again = false;
+        }
+        let welcome = Down::Welcome {
+            domain,
+            name,
+            space,
+            seconds: pages::now(),
+            pool_bytes,
+            keys,
+        };
+        self.tell(number, &welcome)
+    }
+
+    fn tell(&mut self, number: u32, down: &Down) -> Result<(), StreamError> {
+        match self.guests.get_mut(&number) {
+            Some(guest) => guest.stream.send(down),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells a guest; its stream's failure is its end.
+    fn tell_or_lose(&mut self, number: u32, down: &Down) {
+        match self.tell(number, down) {
+            Ok(()) => self.settle_guest(number),
+            Err(e) => self.lose_guest(number, &e.to_string()),
+        }
+    }
+
+    fn settle_guest(&mut self, number: u32) {
+        if let Some(guest) = self.guests.get_mut(&number) {
+            let behind = guest.stream.is_behind();
+            guest.rung_behind &= behind;
+            if behind != guest.watched_for_writing {
+                guest.watched_for_writing = behind;
+                let _ = self
+                    .reactor
+                    .interest(guest.stream.fd(), Token::Stream(number), true, behind);
+            }
+        }
+    }
+
+    fn lose_guest(&mut self, number: u32, why: &str) {
+        let Some(guest) = self.guests.remove(&number) else {
+            return;
+        };
+        tracing::info!(domain = %guest.name, "a guest is gone: {why}");
+        self.reactor.forget(guest.stream.fd());
+        self.keeper.drop_kept(start::guest_name(&guest));
+        let _ = self.apply(Command::DomainDown { domain: guest.domain });
+    }
+
+    /// Wakes sleepers: in space 0 whoever sleeps on the word at `at` in the pool, in another one by ringing its front-end.
+    pub(super) fn ring(&mut self, space: u16, at: u64) {
+        if space == 0 {
+            if let (Some(pool), Ok(at)) = (&self.pool, usize::try_from(at)) {
+                pages::wake_futex(pool, at);
+            }
+            return;
+        }
+        let Some((&number, guest)) = self
+            .guests
+            .iter_mut()
+            .find(|(_, g)| g.space == space && g.greeted)
+        else {
+            return;
+        };
+        // One bell that has not been read yet is as good as many.
+        if guest.rung_behind {
+            return;
+        }
+        guest.rung_behind = true;
+        self.tell_or_lose(number, &Down::Ring);
+    }
+
+    /// Rings every one of these spaces.
+    pub(super) fn ring_all(&mut self, spaces: BTreeSet<u16>) {
+        for space in spaces {
+            self.ring(space, 0);
+        }
+    }
+
+    /// Once a second: a sign of life to every guest, and a look at those that give none.
+    pub(super) fn heartbeats(&mut self, seconds: u64) {
+        let numbers: Vec<u32> = self.guests.keys().copied().collect();
+        for number in numbers {
+            let Some(guest) = self.guests.get_mut(&number) else {
+                continue;
+            };
+            if guest.greeted && !guest.silent && guest.heard.elapsed() > SILENCE {
+                guest.silent = true;
+                tracing::warn!(domain = %guest.name, "a guest has been silent for {SILENCE:?}: paused, or stuck");
+            }
+            let down = if guest.ask_again {
+                Down::Restarted
+            } else {
+                Down::Heartbeat { seconds }
+            };
+            // Who does not read gets no more to read.
+            if (guest.greeted || guest.ask_again) && !guest.stream.is_behind() {
+                self.tell_or_lose(number, &down);
+            }
+        }
+    }
+
+    /// The back-end stops for good.
+    pub(super) fn goodbye(&mut self) {
+        for guest in self.guests.values_mut().filter(|g| g.greeted) {
+            let _ = guest.stream.send(&Down::Goodbye);
+        }
+    }
+}

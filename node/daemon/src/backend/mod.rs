@@ -1,0 +1,248 @@
+//! The back-end daemon: the registry, construct memory, local clients, guests' streams.
+//!
+//! One thread, one loop: descriptors become ready, events come out of [`Clients`] and of the guests' streams, each becomes a command to the
+//! registry; what the registry says is written to the state log, carried out and answered, in this order.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`start`] | a first life, or one that follows another; the end |
+//! | [`requests`] | local clients' hellos and requests |
+//! | [`guests`] | guests' streams |
+//! | [`effects`] | what the registry wants done to construct memory |
+//! | [`stat`], [`behalf`] | reading and operating on sets and queues |
+//! | [`memory`], [`world`] | how the back-end itself reaches them |
+
+mod behalf;
+mod effects;
+mod guests;
+mod memory;
+mod requests;
+mod start;
+mod stat;
+mod world;
+
+use crate::clients::{Clients, Event};
+use crate::config::Config;
+use crate::keeper::{Journal, Keeper};
+use crate::process::pages::{self, TimePage};
+use crate::process::reactor::{Reactor, Ready, Token};
+use anyhow::Context;
+use guests::Guest;
+use memory::Mappings;
+use rustix::fd::OwnedFd;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+use vshmem_port::store::Store;
+use vshmem_registry::{Command, Done, Registry, Sweep};
+use vshmem_wire::Failure;
+use vshmem_words::Mapping;
+
+pub(crate) use requests::is_domain_name;
+pub(crate) use start::run;
+
+/// The log is rewritten as a snapshot when it has grown to this, or to four snapshots.
+const LOG_BYTES: u64 = 1 << 20;
+
+/// An entry of the state log.
+#[derive(Debug, Serialize, Deserialize)]
+enum Entry {
+    /// The registry as it was.
+    Snapshot(Box<Registry>),
+    /// A command applied since, and when.
+    Command(u64, Command),
+}
+
+/// Something to be tried again.
+#[derive(Debug, Clone, Copy)]
+enum Later {
+    Sweep(Sweep),
+    SetQbytes { serial: u64, qbytes: u64 },
+}
+
+impl Later {
+    fn serial(&self) -> u64 {
+        match self {
+            Later::Sweep(sweep) => sweep.serial,
+            Later::SetQbytes { serial, .. } => *serial,
+        }
+    }
+}
+
+/// A listening socket's domain.
+#[derive(Debug)]
+struct Door {
+    name: String,
+    number: u16,
+    /// The main one: root and the daemon's own user may ask for other domains.
+    main: bool,
+}
+
+/// The back-end.
+struct Backend {
+    config: Config,
+    reactor: Reactor,
+    clients: Clients,
+    doors: Vec<Door>,
+    guests: BTreeMap<u32, Guest>,
+    next_guest: u32,
+    registry: Registry,
+    store: Box<dyn Store>,
+    kept_memory: BTreeSet<String>,
+    /// The whole pool, for waking sleepers of space 0 on behalf of guests.
+    pool: Option<Mapping>,
+    mappings: Mappings,
+    later: Vec<(Instant, usize, Later)>,
+    journal: Journal,
+    snapshot_bytes: u64,
+    keeper: Keeper,
+    time: TimePage,
+    clock: OwnedFd,
+    signals: OwnedFd,
+    /// Domains of forks under way whose child has not said hello.
+    forks: BTreeMap<u64, u16>,
+    next_fork: u64,
+    /// How often memory could not be had.
+    failed_provisions: u64,
+    restarts: u32,
+    since: u64,
+    stopping: bool,
+    alone_since: Option<Instant>,
+}
+
+impl Backend {
+    fn turn(&mut self) -> anyhow::Result<()> {
+        let until = self.later.iter().map(|(at, _, _)| *at).min();
+        let ready = self.reactor.wait(until).context("waiting")?;
+        for ready in ready {
+            self.on_ready(ready);
+        }
+        self.retry();
+        Ok(())
+    }
+
+    fn on_ready(&mut self, ready: Ready) {
+        let mut events = Vec::new();
+        match ready.token {
+            Token::Door(door) => self.clients.accept(&self.reactor, door),
+            Token::Link(link) => {
+                self.clients
+                    .link_ready(&self.reactor, link, ready.readable, ready.writable, &mut events);
+            }
+            Token::Process(client) => self.clients.process_ended(&self.reactor, client, &mut events),
+            Token::Stream(guest) => self.guest_ready(guest, ready),
+            Token::Keeper => self.keeper_said(),
+            Token::Signal => self.stopping |= crate::process::signals::came(&self.signals),
+            Token::Clock => self.second(&mut events),
+        }
+        self.deal_with(events);
+    }
+
+    /// Events may cause more events (a connection that cannot be written to ends, say).
+    fn deal_with(&mut self, mut events: Vec<Event>) {
+        while !events.is_empty() {
+            let mut more = Vec::new();
+            for event in events {
+                self.on_event(event, &mut more);
+            }
+            events = more;
+        }
+    }
+
+    fn second(&mut self, events: &mut Vec<Event>) {
+        let mut expirations = [0u8; 8];
+        let _ = rustix::io::read(&self.clock, &mut expirations);
+        let seconds = pages::now();
+        self.time.tick(seconds);
+        self.clients.expire(&self.reactor, events);
+        self.heartbeats(seconds);
+        if self.keeper.socket().is_none() && self.clients.connections() == 0 && self.guests.is_empty() {
+            let since = *self.alone_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > Duration::from_secs(3) {
+                tracing::warn!("the keeper has ended and nobody is connected: stopping");
+                self.stopping = true;
+            }
+        } else {
+            self.alone_since = None;
+        }
+    }
+
+    fn keeper_said(&mut self) {
+        // It says nothing after the start: this is its end.
+        if let Some(socket) = self.keeper.socket() {
+            self.reactor.forget(socket);
+        }
+        self.keeper.ended();
+        tracing::error!(
+            "the keeper has ended: this daemon goes on while anybody uses it, but will not be restarted"
+        );
+    }
+
+    /// Puts a command to the registry, writes it to the log, carries out what follows from it.
+    fn apply(&mut self, command: Command) -> Result<Done, Failure> {
+        let now = pages::now();
+        let entry = command
+            .changes()
+            .then(|| postcard::to_allocvec(&Entry::Command(now, command.clone())));
+        let outcome = self.registry.apply(now, command);
+        match entry {
+            None => {}
+            Some(Ok(bytes)) => self.log(&bytes),
+            Some(Err(e)) => tracing::error!("a command cannot be written to the log: {e}"),
+        }
+        let carried = self.carry_out(outcome.effects);
+        self.failed_provisions += u64::from(carried.is_err());
+        match (outcome.reply, carried) {
+            (Ok(_), Err(e)) => {
+                let errno = match e.raw_os_error() {
+                    Some(errno @ (libc::ENOMEM | libc::ENOSPC)) => errno,
+                    _ => libc::ENOMEM,
+                };
+                Err(Failure::because(errno, format!("memory cannot be had: {e}")))
+            }
+            (reply, _) => reply,
+        }
+    }
+
+    fn log(&mut self, bytes: &[u8]) {
+        if let Err(e) = self.journal.append(bytes) {
+            // Going on without a log would lose constructs silently at the next restart.
+            tracing::error!("{e}: a restart would now lose what happens from here on");
+        }
+        if self.journal.bytes() > LOG_BYTES.max(4 * self.snapshot_bytes) {
+            if let Err(e) = self.compact() {
+                tracing::error!("the state log cannot be shortened: {e:#}");
+            }
+        }
+    }
+
+    /// Writes a new log that begins with the registry as it is now, and has the keeper hold it instead of the old one.
+    fn compact(&mut self) -> anyhow::Result<()> {
+        let mut journal = Journal::new()?;
+        let entry = Entry::Snapshot(Box::new(self.registry.clone()));
+        journal.append(&postcard::to_allocvec(&entry)?)?;
+        self.snapshot_bytes = journal.bytes();
+        self.keeper.keep(start::LOG, journal.file());
+        self.journal = journal;
+        Ok(())
+    }
+
+    /// Has the keeper hold what the store needs held.
+    fn keep_store(&mut self) {
+        if matches!(self.store.reach(), vshmem_port::store::Reach::Pool { .. })
+            && !self.kept_memory.is_empty()
+        {
+            return;
+        }
+        let names: BTreeSet<String> = self.store.keep().into_iter().map(|(name, _)| name).collect();
+        for (name, fd) in self.store.keep() {
+            if !self.kept_memory.contains(&name) {
+                self.keeper.keep(format!("{}{name}", start::MEMORY), fd);
+            }
+        }
+        for name in self.kept_memory.difference(&names) {
+            self.keeper.drop_kept(format!("{}{name}", start::MEMORY));
+        }
+        self.kept_memory = names;
+    }
+}

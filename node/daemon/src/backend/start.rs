@@ -1,0 +1,328 @@
+//! The back-end's start, after nobody or after a former life of itself, and its end.
+
+use super::guests::Guest;
+use super::memory::Mappings;
+use super::{Backend, Door, Entry};
+use crate::clients::Clients;
+use crate::config::{Config, Memory};
+use crate::keeper::{Handover, Journal};
+use crate::process::pages::{self, TimePage};
+use crate::process::reactor::{Reactor, Token};
+use crate::process::signals;
+use crate::process::stream::Stream;
+use crate::sockets;
+use anyhow::{Context, bail};
+use rustix::fd::{AsFd, OwnedFd};
+use std::collections::BTreeMap;
+use std::time::Instant;
+use vshmem_port::store::{Reach, Serial, Store};
+use vshmem_registry::{Command, Done, Effect, Registry};
+use vshmem_words::Mapping;
+
+/// Name of the host's own domain.
+pub(super) const HOST: &str = "host";
+/// The port of domains of the host's kernel.
+pub(super) const LOCAL: &str = "local";
+/// What the keeper holds, by name.
+pub(super) const LOG: &str = "log";
+const TIME: &str = "time";
+const DOOR: &str = "door/";
+const GREETED: &str = "greeted/";
+const ATTACHED: &str = "attached/";
+const FORK: &str = "fork/";
+/// Before the names that the store gives.
+pub(super) const MEMORY: &str = "memory/";
+
+/// The name under which a fork's socket is kept.
+pub(super) fn fork_name(fork: u64, domain: u16) -> String {
+    format!("{FORK}{fork}/{domain}")
+}
+
+/// The name under which a guest's stream is kept.
+pub(super) fn guest_name(guest: &Guest) -> String {
+    let kind = if guest.greeted { GREETED } else { ATTACHED };
+    format!(
+        "{kind}{}/{}/{}/{}",
+        guest.domain, guest.space, guest.port, guest.name
+    )
+}
+
+/// Runs the back-end until it is told to stop.
+pub(crate) fn run(config: Config, handover: Handover) -> anyhow::Result<()> {
+    let mut backend = Backend::start(config, handover)?;
+    backend.keeper.ready();
+    tracing::info!(
+        socket = %backend.config.runtime_dir.join(sockets::MAIN).display(),
+        restarts = backend.restarts,
+        "serving"
+    );
+    while !backend.stopping {
+        backend.turn()?;
+    }
+    backend.stop();
+    Ok(())
+}
+
+/// The state of a former life, or a fresh one.
+struct Past {
+    registry: Registry,
+    journal: Journal,
+    again: Vec<Effect>,
+}
+
+fn recall(config: &Config, log: Option<OwnedFd>) -> anyhow::Result<Past> {
+    let Some(log) = log else {
+        let registry = Registry::new(config.registry_group());
+        let mut journal = Journal::new()?;
+        journal.append(&postcard::to_allocvec(&Entry::Snapshot(Box::new(
+            registry.clone(),
+        )))?)?;
+        return Ok(Past {
+            registry,
+            journal,
+            again: Vec::new(),
+        });
+    };
+    let (journal, entries) = Journal::adopt(log)?;
+    let mut registry: Option<Registry> = None;
+    let mut again = Vec::new();
+    for (i, entry) in entries.iter().enumerate() {
+        match postcard::from_bytes(entry).with_context(|| format!("entry {i} of the state log"))? {
+            Entry::Snapshot(snapshot) => registry = Some(*snapshot),
+            Entry::Command(at, command) => {
+                let registry = registry.as_mut().context("the state log has no beginning")?;
+                again = registry.apply(at, command).effects;
+            }
+        }
+    }
+    let registry = registry.context("the state log is empty")?;
+    again.extend(registry.restarted());
+    Ok(Past {
+        registry,
+        journal,
+        again,
+    })
+}
+
+fn open_store(config: &Config, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<Box<dyn Store>> {
+    let mut store = match config.group.memory {
+        Memory::Pool => vshmem_port_select::pool_store(config.group.pool).context("making the pool")?,
+        Memory::Memfd => vshmem_port_select::file_store(),
+    };
+    let names: Vec<String> = kept.keys().filter(|n| n.starts_with(MEMORY)).cloned().collect();
+    for name in names {
+        if let Some(fd) = kept.remove(&name) {
+            store
+                .adopt(&name[MEMORY.len()..], fd)
+                .with_context(|| format!("taking {name} over"))?;
+        }
+    }
+    Ok(store)
+}
+
+fn map_pool(store: &dyn Store) -> anyhow::Result<Option<Mapping>> {
+    let Reach::Pool { bytes } = store.reach() else {
+        return Ok(None);
+    };
+    let (fd, _) = store.descriptor(Serial(0), true).context("opening the pool")?;
+    let mapping = pages::map_for_ever(fd, bytes as usize).context("mapping the pool")?;
+    Ok(Some(mapping))
+}
+
+impl Backend {
+    fn start(config: Config, handover: Handover) -> anyhow::Result<Self> {
+        let Handover {
+            restarts,
+            since,
+            mut kept,
+            keeper,
+            ..
+        } = handover;
+        let time = match kept.remove(TIME) {
+            Some(file) => TimePage::adopt(file),
+            None => TimePage::new(),
+        }
+        .context("making the time page")?;
+        let store = open_store(&config, &mut kept)?;
+        let Past {
+            registry,
+            journal,
+            again,
+        } = recall(&config, kept.remove(LOG))?;
+        let now = pages::now();
+        let mut backend = Backend {
+            reactor: Reactor::new().context("epoll")?,
+            clients: Clients::new(config.connections_per_user),
+            doors: Vec::new(),
+            guests: BTreeMap::new(),
+            next_guest: 1,
+            registry,
+            pool: map_pool(store.as_ref())?,
+            store,
+            kept_memory: Default::default(),
+            mappings: Mappings::default(),
+            later: Vec::new(),
+            snapshot_bytes: journal.bytes(),
+            journal,
+            keeper,
+            time,
+            clock: crate::process::clock::seconds().context("making the clock")?,
+            signals: signals::stop_signals().context("preparing for signals")?,
+            forks: BTreeMap::new(),
+            // Above every number a former life may have used.
+            next_fork: now << 20,
+            failed_provisions: 0,
+            restarts,
+            since,
+            stopping: false,
+            alone_since: None,
+            config,
+        };
+        backend.time.tick(now);
+        backend.time.set_restarts(restarts);
+        backend.keeper.keep(TIME, backend.time.file());
+        backend.keeper.keep(LOG, backend.journal.file());
+        backend.keep_store();
+        backend.watch_all()?;
+        backend.open_doors(&mut kept)?;
+        if restarts > 0 {
+            backend.resume(kept, again);
+        }
+        Ok(backend)
+    }
+
+    fn watch_all(&mut self) -> anyhow::Result<()> {
+        self.reactor.watch(&self.clock, Token::Clock)?;
+        self.reactor.watch(&self.signals, Token::Signal)?;
+        if let Some(socket) = self.keeper.socket() {
+            self.reactor.watch(socket, Token::Keeper)?;
+        }
+        Ok(())
+    }
+
+    /// Local domains and their listening sockets: the host's, and those of the configuration.
+    fn open_doors(&mut self, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<()> {
+        let names: Vec<String> = std::iter::once(HOST.to_owned())
+            .chain(self.config.local_domains().map(str::to_owned))
+            .collect();
+        for name in names {
+            let main = name == HOST;
+            let path = sockets::path(&self.config.runtime_dir, (!main).then_some(name.as_str()));
+            let kept_as = format!("{DOOR}{name}");
+            let fd = match kept.remove(&kept_as) {
+                Some(fd) => fd,
+                None => sockets::listen(&path, &self.config.socket)?,
+            };
+            self.keeper.keep(kept_as, fd.as_fd());
+            let command = Command::DomainUp {
+                name: name.clone(),
+                port: LOCAL.into(),
+                own_space: false,
+            };
+            let number = match self.apply(command) {
+                Ok(Done::Domain { number, .. }) => number,
+                Ok(other) => bail!("domain {name:?}: {other:?}"),
+                Err(failure) => bail!("domain {name:?} cannot be made: {}", failure.why),
+            };
+            self.clients.add_door(&self.reactor, fd)?;
+            self.doors.push(Door { name, number, main });
+        }
+        Ok(())
+    }
+
+    /// Goes on where a former life was killed.
+    fn resume(&mut self, kept: BTreeMap<String, OwnedFd>, again: Vec<Effect>) {
+        let begun = Instant::now();
+        let _ = self.carry_out(again);
+        let mut streams = 0;
+        for (name, fd) in kept {
+            if let Some(rest) = name.strip_prefix(FORK) {
+                self.resume_fork(rest, fd);
+            } else if let Some((rest, greeted)) = name
+                .strip_prefix(GREETED)
+                .map(|rest| (rest, true))
+                .or(name.strip_prefix(ATTACHED).map(|rest| (rest, false)))
+            {
+                streams += 1;
+                if let Err(e) = self.resume_guest(rest, fd, greeted) {
+                    tracing::error!("guest {rest} is lost: {e:#}");
+                }
+            } else if !name.starts_with(DOOR) && name != sockets::LOCK {
+                tracing::warn!("nobody knows what {name} was kept for");
+                self.keeper.drop_kept(name);
+            }
+        }
+        self.resume_domains();
+        self.resume_clients();
+        tracing::info!(took = ?begun.elapsed(), streams, "took over from the former back-end");
+    }
+
+    fn resume_fork(&mut self, rest: &str, fd: OwnedFd) {
+        let Some((fork, domain)) = rest
+            .split_once('/')
+            .and_then(|(f, d)| Some((f.parse().ok()?, d.parse().ok()?)))
+        else {
+            return;
+        };
+        self.forks.insert(fork, domain);
+        if self.clients.add_fork(&self.reactor, fd, 0, fork).is_err() {
+            self.fork_abandoned(fork);
+        }
+    }
+
+    fn resume_guest(&mut self, rest: &str, fd: OwnedFd, greeted: bool) -> anyhow::Result<()> {
+        let mut words = rest.splitn(4, '/');
+        let mut next = || words.next().context("a name without its parts");
+        let (domain, space, port, name) = (next()?.parse()?, next()?.parse()?, next()?, next()?);
+        let mut guest = Guest::new(domain, space, name.into(), port.into(), Stream::new(fd)?);
+        guest.greeted = greeted;
+        guest.ask_again = greeted;
+        self.add_guest(guest)?;
+        Ok(())
+    }
+
+    /// Guests of the registry whose stream is not there any more are gone.
+    fn resume_domains(&mut self) {
+        for domain in self.registry.domains() {
+            let there = domain.port == LOCAL || self.guests.values().any(|g| g.domain == domain.number);
+            if domain.up && !there {
+                let _ = self.apply(Command::DomainDown {
+                    domain: domain.number,
+                });
+            }
+        }
+        self.heartbeats(pages::now());
+    }
+
+    /// Local clients: those that died meanwhile are gone, the others are watched until they connect again.
+    fn resume_clients(&mut self) {
+        let own: Vec<u16> = self.guests.values().map(|g| g.domain).collect();
+        let known: Vec<_> = self
+            .registry
+            .clients()
+            .filter(|c| !own.contains(&c.domain))
+            .map(|c| (c.client, c.pid, c.start, c.alive))
+            .collect();
+        for (client, pid, start, alive) in known {
+            if !self.clients.track(&self.reactor, client, pid, start, !alive) {
+                let _ = self.apply(Command::Gone { client, exec: false });
+            }
+        }
+        let mut events = Vec::new();
+        self.clients.audit_all(&mut events);
+        self.deal_with(events);
+    }
+
+    fn stop(&mut self) {
+        tracing::info!("stopping");
+        self.goodbye();
+        for door in &self.doors {
+            let path = sockets::path(
+                &self.config.runtime_dir,
+                (!door.main).then_some(door.name.as_str()),
+            );
+            sockets::remove(&path);
+        }
+        sockets::clear(&self.config.runtime_dir);
+    }
+}

@@ -1,0 +1,82 @@
+//! Filling in what stands in construct memory: IPC_STAT, `*_INFO` and listings of sets and queues.
+//!
+//! What is read there may be anything; it is passed on as numbers and decides nothing.
+
+use super::Backend;
+use super::world::BackWorld;
+use vshmem_ipc::msgq::{Queue, QueueStat};
+use vshmem_ipc::sem::SemSet;
+use vshmem_wire::{Info, Kind, Pid, Stat, StatBody};
+
+fn seconds(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(0)
+}
+
+impl Backend {
+    fn queue_numbers(&mut self, serial: u64) -> QueueStat {
+        self.with_known(serial, |words, _| Queue::at(words).stat())
+    }
+
+    /// Completes a set's or queue's numbers.
+    pub(super) fn complete(&mut self, serial: u64, stat: &mut Stat) {
+        match &mut stat.body {
+            StatBody::Shm { .. } => {}
+            StatBody::Sem { otime, .. } => {
+                let (last, change) = self.with_known(serial, |words, nsems| SemSet::at(words, nsems).times());
+                *otime = seconds(last);
+                stat.ctime = stat.ctime.max(seconds(change));
+            }
+            StatBody::Msg {
+                cbytes,
+                qnum,
+                stime,
+                rtime,
+                lspid,
+                lrpid,
+                ..
+            } => {
+                let numbers = self.queue_numbers(serial);
+                let pid = |(domain, pid)| Pid { domain, pid };
+                *cbytes = numbers.cbytes;
+                *qnum = numbers.qnum;
+                *stime = seconds(numbers.stime);
+                *rtime = seconds(numbers.rtime);
+                *lspid = pid(numbers.lspid);
+                *lrpid = pid(numbers.lrpid);
+            }
+        }
+    }
+
+    /// Completes MSG_INFO: messages and bytes of all queues.
+    pub(super) fn complete_info(&mut self, kind: Kind, info: &mut Info) {
+        if kind != Kind::Msg {
+            return;
+        }
+        let queues: Vec<u64> = self
+            .registry
+            .constructs()
+            .filter(|c| c.kind == Kind::Msg && c.live)
+            .map(|c| c.serial)
+            .collect();
+        let (mut messages, mut bytes) = (0u64, 0u64);
+        for serial in queues {
+            let numbers = self.queue_numbers(serial);
+            messages = messages.saturating_add(numbers.qnum);
+            bytes = bytes.saturating_add(numbers.cbytes);
+        }
+        info.units = messages;
+        info.bytes = bytes;
+    }
+
+    /// Wakes local sleepers again who were let go on by somebody who could not tell them (a guest, or a waker that died).
+    pub(super) fn ring_construct(&mut self, kind: Kind, serial: u64) {
+        let rung = self.with_known(serial, |words, nsems| {
+            let world = BackWorld::new(words);
+            if kind == Kind::Sem {
+                SemSet::at(words, nsems).ring(&world);
+            }
+            world.rung()
+        });
+        self.ring_all(rung);
+    }
+}

@@ -1,0 +1,250 @@
+//! The configuration file as it is written. Every field may be left out; one that is not known is refused.
+
+use super::size::Size;
+use super::{Config, Domain, Memory};
+use anyhow::{Context, bail, ensure};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use vshmem_registry::{Quota, Uids};
+use vshmem_wire::Limits;
+
+/// The smallest pool that is of any use.
+const LEAST_POOL: u64 = 1 << 20;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    runtime_dir: Option<PathBuf>,
+    log: Option<String>,
+    connections_per_user: Option<u32>,
+    socket: Option<Socket>,
+    group: Option<Group>,
+    limits: Option<LimitsTable>,
+    #[serde(rename = "domain")]
+    domains: Vec<DomainTable>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Socket {
+    mode: Option<Mode>,
+    owner: Option<User>,
+    group: Option<User>,
+}
+
+/// Permission bits, written in octal digits: "0660".
+#[derive(Debug, Clone, Copy)]
+struct Mode(u32);
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        u32::from_str_radix(&text, 8)
+            .ok()
+            .filter(|mode| *mode <= 0o777)
+            .map(Mode)
+            .ok_or_else(|| {
+                serde::de::Error::custom(format!("{text:?} is no mode: write octal digits, \"0660\""))
+            })
+    }
+}
+
+/// A user or a group, by name or number.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum User {
+    Number(u32),
+    Name(String),
+}
+
+impl User {
+    fn number(&self, table: &str) -> anyhow::Result<u32> {
+        let name = match self {
+            User::Number(number) => return Ok(*number),
+            User::Name(name) => name,
+        };
+        let text = std::fs::read_to_string(table).with_context(|| format!("reading {table}"))?;
+        text.lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|words| words.first() == Some(&name.as_str()))
+            .and_then(|words| words.get(2)?.parse().ok())
+            .with_context(|| format!("there is no {name:?} in {table}"))
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Group {
+    name: Option<String>,
+    memory: Option<MemoryWord>,
+    pool: Option<Size>,
+    uids: Option<UidsWord>,
+    closed: Option<bool>,
+    quota: Option<QuotaTable>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum MemoryWord {
+    Pool,
+    Memfd,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum UidsWord {
+    Shared,
+    Separate,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct QuotaTable {
+    constructs: Option<u32>,
+    bytes: Option<Size>,
+}
+
+impl From<QuotaTable> for Quota {
+    fn from(table: QuotaTable) -> Self {
+        Quota {
+            constructs: table.constructs,
+            bytes: table.bytes.map(|s| s.0),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsTable {
+    shmmax: Option<Size>,
+    shmall: Option<u64>,
+    shmmni: Option<u32>,
+    semmsl: Option<u32>,
+    semmns: Option<u32>,
+    semopm: Option<u32>,
+    semmni: Option<u32>,
+    msgmax: Option<u32>,
+    msgmnb: Option<u32>,
+    msgmni: Option<u32>,
+}
+
+impl LimitsTable {
+    fn over(&self, mut limits: Limits) -> Limits {
+        fn set<T: Copy>(limit: &mut T, to: Option<T>) {
+            *limit = to.unwrap_or(*limit);
+        }
+        set(&mut limits.shmmax, self.shmmax.map(|s| s.0));
+        set(&mut limits.shmall, self.shmall);
+        set(&mut limits.shmmni, self.shmmni);
+        set(&mut limits.semmsl, self.semmsl);
+        set(&mut limits.semmns, self.semmns);
+        set(&mut limits.semopm, self.semopm);
+        set(&mut limits.semmni, self.semmni);
+        set(&mut limits.msgmax, self.msgmax);
+        set(&mut limits.msgmnb, self.msgmnb);
+        set(&mut limits.msgmni, self.msgmni);
+        limits
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DomainTable {
+    name: String,
+    #[serde(default)]
+    port: Option<String>,
+    #[serde(default)]
+    quota: Option<QuotaTable>,
+    #[serde(default)]
+    keys: Option<String>,
+}
+
+impl File {
+    /// What the file says, over what holds without one.
+    pub(super) fn checked(self, runtime_dir: Option<&Path>) -> anyhow::Result<Config> {
+        let runtime_dir = runtime_dir.or(self.runtime_dir.as_deref());
+        let mut config = Config::new(crate::sockets::runtime_dir(runtime_dir)?);
+        if let Some(log) = self.log {
+            config.log = log;
+        }
+        if let Some(most) = self.connections_per_user {
+            config.connections_per_user = most as usize;
+        }
+        if let Some(socket) = &self.socket {
+            config.socket.mode = socket.mode.map_or(config.socket.mode, |m| m.0);
+            let number = |user: &Option<User>, table| user.as_ref().map(|u| u.number(table)).transpose();
+            config.socket.uid = number(&socket.owner, "/etc/passwd").context("socket.owner")?;
+            config.socket.gid = number(&socket.group, "/etc/group").context("socket.group")?;
+        }
+        if let Some(group) = self.group {
+            group.over(&mut config.group)?;
+        }
+        if let Some(limits) = &self.limits {
+            config.group.limits = limits.over(config.group.limits);
+        }
+        for domain in self.domains {
+            let name = domain.name.clone();
+            let checked = domain.checked().with_context(|| format!("domain {name:?}"))?;
+            ensure!(
+                config.domains.insert(name.clone(), checked).is_none(),
+                "domain {name:?} is there twice"
+            );
+        }
+        Ok(config)
+    }
+}
+
+impl Group {
+    fn over(self, group: &mut super::Group) -> anyhow::Result<()> {
+        if let Some(name) = self.name {
+            group.name = name;
+        }
+        match self.memory {
+            Some(MemoryWord::Memfd) => group.memory = Memory::Memfd,
+            Some(MemoryWord::Pool) => group.memory = Memory::Pool,
+            None => {}
+        }
+        match self.uids {
+            Some(UidsWord::Separate) => group.uids = Uids::Separate,
+            Some(UidsWord::Shared) => group.uids = Uids::Shared,
+            None => {}
+        }
+        if let Some(Size(pool)) = self.pool {
+            ensure!(
+                group.memory == Memory::Pool,
+                "group.pool says how large the pool is, but group.memory is \"memfd\": there is none"
+            );
+            ensure!(
+                pool >= LEAST_POOL && pool % 4096 == 0,
+                "group.pool is {pool} bytes: a multiple of 4096, at least 1M, is needed"
+            );
+            group.pool = pool;
+        }
+        group.closed = self.closed.unwrap_or(group.closed);
+        group.quota = self.quota.map_or(group.quota, Into::into);
+        Ok(())
+    }
+}
+
+impl DomainTable {
+    fn checked(self) -> anyhow::Result<Domain> {
+        ensure!(
+            crate::backend::is_domain_name(&self.name),
+            "no name for a domain: letters, digits, dots, dashes, underlines, 63 at most"
+        );
+        if let Some(port) = &self.port {
+            let known = vshmem_port_select::GUESTS;
+            if port == "auto" || !known.contains(&port.as_str()) {
+                bail!(
+                    "there is no port {port:?}; these there are: {}",
+                    known[1..].join(", ")
+                );
+            }
+        }
+        Ok(Domain {
+            local: self.port.as_deref().is_none_or(|port| port == "local"),
+            quota: self.quota.map(Into::into),
+            keys: self.keys,
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! The back-end's configuration: what a file may say, and what is made of it.
+//!
+//! [`file`] holds the TOML as it is written, and refuses what it does not know, naming file, line and field. [`Config`] is what the daemon uses, and
+//! what a restarted daemon gets: the file is read once, by the keeper.
+
+mod file;
+mod size;
+
+use anyhow::{Context, anyhow};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use vshmem_registry::{GroupConfig, Quota, Store, Uids};
+use vshmem_wire::Limits;
+
+pub use size::parse_size;
+
+/// Bytes of the pool unless the configuration says otherwise. It is sparse: only what constructs use is taken.
+pub(crate) const POOL: u64 = 1 << 30;
+
+/// The back-end's configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Config {
+    /// Where the sockets are.
+    pub(crate) runtime_dir: PathBuf,
+    /// What is logged, in `tracing`'s words, unless VSHMEM_LOG says otherwise.
+    pub(crate) log: String,
+    /// The sockets.
+    pub(crate) socket: SocketConfig,
+    /// Most connections of one user other than root.
+    pub(crate) connections_per_user: usize,
+    /// The group.
+    pub(crate) group: Group,
+    /// Domains that the file mentions, by name.
+    pub(crate) domains: BTreeMap<String, Domain>,
+}
+
+/// The listening sockets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SocketConfig {
+    /// Permission bits: who may connect.
+    pub(crate) mode: u32,
+    /// Owner, if not the daemon's user.
+    pub(crate) uid: Option<u32>,
+    /// Group, if not the daemon's.
+    pub(crate) gid: Option<u32>,
+}
+
+/// Where construct memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Memory {
+    /// In one file, which guests see whole.
+    Pool,
+    /// In a file per construct: for processes of the host's kernel only.
+    Memfd,
+}
+
+/// The group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    pub(crate) memory: Memory,
+    pub(crate) pool: u64,
+    pub(crate) uids: Uids,
+    pub(crate) limits: Limits,
+    pub(crate) quota: Quota,
+    /// Only the domains of the file may join.
+    pub(crate) closed: bool,
+}
+
+/// A domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Domain {
+    /// It has a listening socket of its own.
+    pub(crate) local: bool,
+    pub(crate) quota: Option<Quota>,
+    pub(crate) keys: Option<String>,
+}
+
+impl Config {
+    /// Without a file: one group, every domain started on this host.
+    pub(crate) fn new(runtime_dir: PathBuf) -> Self {
+        Config {
+            runtime_dir,
+            log: "info".into(),
+            socket: SocketConfig {
+                mode: 0o666,
+                uid: None,
+                gid: None,
+            },
+            connections_per_user: 4096,
+            group: Group {
+                name: "default".into(),
+                memory: Memory::Pool,
+                pool: POOL,
+                uids: Uids::Shared,
+                limits: Limits::default(),
+                quota: Quota::default(),
+                closed: false,
+            },
+            domains: BTreeMap::new(),
+        }
+    }
+
+    /// From a file, if one is given. `runtime_dir` wins over what the file says.
+    pub(crate) fn read(path: Option<&Path>, runtime_dir: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else {
+            return Ok(Self::new(crate::sockets::runtime_dir(runtime_dir)?));
+        };
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let file: file::File =
+            toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
+        file.checked(runtime_dir)
+            .with_context(|| format!("{} cannot be used", path.display()))
+    }
+
+    /// The registry's part.
+    pub(crate) fn registry_group(&self) -> GroupConfig {
+        let store = match self.group.memory {
+            Memory::Pool => Store::Pool {
+                bytes: self.group.pool,
+            },
+            Memory::Memfd => Store::PerConstruct,
+        };
+        let mut group = GroupConfig::new(self.group.name.clone(), store);
+        group.uids = self.group.uids;
+        group.limits = self.group.limits;
+        group.quota = self.group.quota;
+        group.quotas = self
+            .domains
+            .iter()
+            .filter_map(|(name, d)| Some((name.clone(), d.quota?)))
+            .collect();
+        if self.group.closed {
+            let host = std::iter::once(group.host.clone());
+            group.members = Some(host.chain(self.domains.keys().cloned()).collect());
+        }
+        group
+    }
+
+    /// Domains of the host's kernel that have a socket of their own.
+    pub(crate) fn local_domains(&self) -> impl Iterator<Item = &str> {
+        self.domains
+            .iter()
+            .filter(|(_, d)| d.local)
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// Which keys a domain's processes should find in Vshmem.
+    pub(crate) fn keys_of(&self, domain: &str) -> Option<String> {
+        self.domains.get(domain)?.keys.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! The runtime directory: its lock, its listening sockets, and what becomes of them.
+
+use crate::config::SocketConfig;
+use anyhow::{Context, bail};
+use rustix::fd::OwnedFd;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::io::ErrorKind;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+/// Name of the main socket in the runtime directory.
+pub const MAIN: &str = "vshmem.sock";
+/// Folder of the local domains' sockets.
+pub const DOMAINS: &str = "domains";
+/// Name of the lock file.
+pub(crate) const LOCK: &str = "lock";
+
+/// The runtime directory: `given`, else `$VSHMEM_RUNTIME_DIR`, else `/run/vshmem` for root and `$XDG_RUNTIME_DIR/vshmem` for others.
+///
+/// # Errors
+/// If none of them is there.
+pub fn runtime_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let of = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
+    if let Some(dir) = given.map(Path::to_path_buf).or_else(|| of("VSHMEM_RUNTIME_DIR")) {
+        return std::path::absolute(&dir).with_context(|| format!("{}", dir.display()));
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok("/run/vshmem".into());
+    }
+    match of("XDG_RUNTIME_DIR") {
+        Some(dir) => Ok(dir.join("vshmem")),
+        None => {
+            bail!("set VSHMEM_RUNTIME_DIR or XDG_RUNTIME_DIR: it is not clear where the socket should be")
+        }
+    }
+}
+
+/// Makes the runtime directory, and takes its lock: only one daemon may serve it.
+pub(crate) fn lock(dir: &Path) -> anyhow::Result<OwnedFd> {
+    std::fs::create_dir_all(dir.join(DOMAINS))
+        .with_context(|| format!("making the runtime directory {}", dir.display()))?;
+    for dir in [dir.to_path_buf(), dir.join(DOMAINS)] {
+        // Clients of every user must get to the sockets; the sockets' own modes say who may connect.
+        let _ = std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755));
+    }
+    let path = dir.join(LOCK);
+    loop {
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+            .with_context(|| format!("opening {}", path.display()))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::AGAIN) => bail!(
+                "another daemon serves {}: stop it first, or choose another directory with --runtime-dir",
+                dir.display()
+            ),
+            Err(e) => return Err(e).with_context(|| format!("locking {}", path.display())),
+        }
+        // A daemon that ends removes the file it has locked: a lock on that one would exclude nobody.
+        let ours = rustix::fs::fstat(&file)?.st_ino;
+        if rustix::fs::stat(&path).is_ok_and(|there| there.st_ino == ours) {
+            return Ok(file);
+        }
+    }
+}
+
+/// Path of the main socket, or of a local domain's.
+pub(crate) fn path(dir: &Path, domain: Option<&str>) -> PathBuf {
+    match domain {
+        None => dir.join(MAIN),
+        Some(name) => dir.join(DOMAINS).join(format!("{name}.sock")),
+    }
+}
+
+/// Listens on a socket at `path`, in place of what a daemon that did not end cleanly may have left there.
+pub(crate) fn listen(path: &Path, config: &SocketConfig) -> anyhow::Result<OwnedFd> {
+    let said = || format!("listening on {}", path.display());
+    remove(path);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .with_context(said)?;
+    let address = SocketAddrUnix::new(path).with_context(|| {
+        format!(
+            "{} is no possible name of a socket (107 bytes at most)",
+            path.display()
+        )
+    })?;
+    rustix::net::bind(&fd, &address).with_context(said)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.mode)).with_context(said)?;
+    if config.uid.is_some() || config.gid.is_some() {
+        chown(path, config.uid, config.gid)
+            .with_context(|| format!("giving {} to its owner", path.display()))?;
+    }
+    rustix::net::listen(&fd, 1024).with_context(said)?;
+    Ok(fd)
+}
+
+/// Removes a socket's name.
+pub(crate) fn remove(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => tracing::warn!("cannot remove {}: {e}", path.display()),
+        _ => {}
+    }
+}
+
+/// Removes what a daemon made in its runtime directory, and the directory if nothing else is in it.
+pub(crate) fn clear(dir: &Path) {
+    let _ = std::fs::remove_file(dir.join(LOCK));
+    let _ = std::fs::remove_dir(dir.join(DOMAINS));
+    let _ = std::fs::remove_dir(dir);
+}
