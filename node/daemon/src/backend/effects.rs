@@ -13,7 +13,7 @@ use vshmem_ipc::{Corrupt, Owner};
 use vshmem_port::store::Serial;
 use vshmem_registry::{Command, Effect, Sweep};
 use vshmem_wire::{Extent, Kind};
-use vshmem_words::{Mapping, Words};
+use vshmem_words::Mapping;
 
 /// Pauses between two tries of something that finds a lock held.
 const PAUSES: [Duration; 6] = [
@@ -89,14 +89,13 @@ impl Backend {
                     Queue::at(words).set_ctime(ctime);
                 }
             }),
-            Effect::Grown {
+            // Sets and queues take an extent in when the control word announces it; that it can be mapped is tried here.
+            Effect::Grown { serial, extents, .. } => self.with(serial, &extents, |_| ()),
+            Effect::Control {
                 kind,
                 serial,
-                extents,
-            } => self.grown(kind, serial, &extents),
-            Effect::Control { serial, control, .. } => {
-                self.with_known(serial, |words, _| Control(control).store(words));
-            }
+                control,
+            } => self.control(kind, serial, Control(control)),
             Effect::Retire { kind, serial } => self.retire(kind, serial),
             Effect::Sweep(sweep) => self.now_or_later(Later::Sweep(sweep)),
             Effect::SetQbytes { serial, qbytes } => self.now_or_later(Later::SetQbytes { serial, qbytes }),
@@ -171,11 +170,14 @@ impl Backend {
         self.with(serial, &extents, |words| act(words, nsems))
     }
 
-    fn grown(&mut self, kind: Kind, serial: u64, extents: &[Extent]) {
-        let rung = self.with(serial, extents, |words| {
+    fn control(&mut self, kind: Kind, serial: u64, control: Control) {
+        let rung = self.with_known(serial, |words, _| {
+            let before = Control::load(words);
+            control.store(words);
             let world = BackWorld::new(words);
-            if kind == Kind::Msg {
-                Queue::at(words).grown(&world, words.len());
+            // Whoever waits in a queue whose permissions changed has to ask again whether it may.
+            if kind == Kind::Msg && before.0 != 0 && permission(before) != permission(control) {
+                Queue::at(words).recheck(&world);
             }
             world.rung()
         });
@@ -196,19 +198,19 @@ impl Backend {
         self.ring_all(rung);
     }
 
-    /// A client says that a construct holds rubbish. Whoever may say so may also write there, so it is believed where the header bears it
-    /// out; anything deeper each user of the construct finds for itself.
+    /// A client says that a construct holds rubbish: believed where it is borne out. What cannot be seen from here each user of the construct finds
+    /// for itself.
     fn inspect(&mut self, kind: Kind, serial: u64, what: String) {
         let found = self.with_known(serial, |words, nsems| match kind {
             Kind::Sem => SemSet::open(words, nsems).err(),
-            Kind::Msg => Queue::open(words).err(),
+            Kind::Msg => Queue::open(words).and_then(|queue| queue.audit()).err(),
             Kind::Shm => None,
         });
         match found {
             Some(corrupt) => self.declare_corrupt(serial, describe(&corrupt)),
             None => tracing::warn!(
                 serial,
-                "a client finds a construct corrupt, its header is sound: {what}"
+                "a client finds a construct corrupt, which looks sound: {what}"
             ),
         }
     }
@@ -217,6 +219,39 @@ impl Backend {
     pub(super) fn declare_corrupt(&mut self, serial: u64, what: String) {
         tracing::error!(serial, "construct is corrupt: {what}");
         let _ = self.apply(Command::DeclareCorrupt { serial, what });
+    }
+
+    /// After a restart: ends what a former life was doing in a construct when it was killed, and wakes everybody there who may not have
+    /// heard that he was let go on.
+    pub(super) fn mend_all(&mut self) {
+        let all: Vec<_> = self
+            .registry
+            .constructs()
+            .filter(|c| c.live && c.kind != Kind::Shm)
+            .map(|c| (c.kind, c.serial))
+            .collect();
+        for (kind, serial) in all {
+            let (held, rung) = self.with_known(serial, |words, nsems| {
+                let world = BackWorld::new(words);
+                let held = Owner::load(words).client() == vshmem_ipc::lock::BACKEND;
+                match kind {
+                    Kind::Sem => SemSet::at(words, nsems).ring(&world),
+                    Kind::Msg => Queue::at(words).recheck(&world),
+                    Kind::Shm => {}
+                }
+                (held, world.rung())
+            });
+            self.ring_all(rung);
+            if held {
+                let sweep = Sweep {
+                    kind,
+                    serial,
+                    client: vshmem_ipc::lock::BACKEND,
+                    undo: None,
+                };
+                self.now_or_later(Later::Sweep(sweep));
+            }
+        }
     }
 
     fn now_or_later(&mut self, work: Later) {
@@ -292,6 +327,11 @@ impl Backend {
         }
         Tried::Done
     }
+}
+
+/// The permission generation in a control word.
+fn permission(control: Control) -> u16 {
+    (control.0 >> 8) as u16
 }
 
 /// A corruption in words.

@@ -68,10 +68,10 @@ impl Mappings {
 
     /// Gives a construct's mapping up.
     pub(super) fn drop_one(&mut self, store: &mut dyn Store, serial: u64) {
-        if let Some(entry) = self.entries.remove(&serial) {
-            if let Err(e) = store.unmap(entry.mapped) {
-                tracing::error!(serial, "a construct cannot be unmapped: {e}");
-            }
+        if let Some(entry) = self.entries.remove(&serial)
+            && let Err(e) = store.unmap(entry.mapped)
+        {
+            tracing::error!(serial, "a construct cannot be unmapped: {e}");
         }
     }
 }

@@ -209,10 +209,10 @@ impl Backend {
             // Going on without a log would lose constructs silently at the next restart.
             tracing::error!("{e}: a restart would now lose what happens from here on");
         }
-        if self.journal.bytes() > LOG_BYTES.max(4 * self.snapshot_bytes) {
-            if let Err(e) = self.compact() {
-                tracing::error!("the state log cannot be shortened: {e:#}");
-            }
+        if self.journal.bytes() > LOG_BYTES.max(4 * self.snapshot_bytes)
+            && let Err(e) = self.compact()
+        {
+            tracing::error!("the state log cannot be shortened: {e:#}");
         }
     }
 

@@ -233,6 +233,7 @@ impl Backend {
     /// Goes on where a former life was killed.
     fn resume(&mut self, kept: BTreeMap<String, OwnedFd>, again: Vec<Effect>) {
         let begun = Instant::now();
+        self.mend_all();
         let _ = self.carry_out(again);
         let mut streams = 0;
         for (name, fd) in kept {

@@ -3,7 +3,6 @@
 //! What is read there may be anything; it is passed on as numbers and decides nothing.
 
 use super::Backend;
-use super::world::BackWorld;
 use vshmem_ipc::msgq::{Queue, QueueStat};
 use vshmem_ipc::sem::SemSet;
 use vshmem_wire::{Info, Kind, Pid, Stat, StatBody};
@@ -66,17 +65,5 @@ impl Backend {
         }
         info.units = messages;
         info.bytes = bytes;
-    }
-
-    /// Wakes local sleepers again who were let go on by somebody who could not tell them (a guest, or a waker that died).
-    pub(super) fn ring_construct(&mut self, kind: Kind, serial: u64) {
-        let rung = self.with_known(serial, |words, nsems| {
-            let world = BackWorld::new(words);
-            if kind == Kind::Sem {
-                SemSet::at(words, nsems).ring(&world);
-            }
-            world.rung()
-        });
-        self.ring_all(rung);
     }
 }

@@ -377,10 +377,9 @@ impl Clients {
             .get(&client)
             .and_then(|p| p.link)
             .filter(|l| *l != number)
+            && let Some(old) = self.links.remove(&old)
         {
-            if let Some(old) = self.links.remove(&old) {
-                reactor.forget(&old.fd);
-            }
+            reactor.forget(&old.fd);
         }
         self.track_opened(reactor, client, who, pidfd, Some(number), events);
         self.send(reactor, number, seq, reply.0, reply.1, events);

@@ -135,7 +135,7 @@ impl WaitPage {
 
 /// Wakes everybody who waits on the futex at `at`; nothing if it does not lie in the mapping.
 pub(crate) fn wake_futex(mapping: &Mapping, at: usize) {
-    if at % 4 != 0 || at.checked_add(4).is_none_or(|end| end > mapping.len()) {
+    if !at.is_multiple_of(4) || at.checked_add(4).is_none_or(|end| end > mapping.len()) {
         return;
     }
     // SAFETY: inside the mapping, which stays mapped as long as the value lives, and aligned; the kernel only uses the address.

@@ -64,7 +64,9 @@ unsafe fn ancillary(head: &libc::msghdr, datagram: &mut Datagram) {
         // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a whole header inside the buffer.
         let (cmsg, data) = unsafe { (*at, libc::CMSG_DATA(at)) };
         // SAFETY: pure arithmetic.
-        let bytes = (cmsg.cmsg_len as usize).saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
+        let bytes = cmsg
+            .cmsg_len
+            .saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
         if cmsg.cmsg_level == libc::SOL_SOCKET && cmsg.cmsg_type == libc::SCM_RIGHTS {
             for i in 0..bytes / size_of::<RawFd>() {
                 // SAFETY: inside the payload, whose length the header gives; the kernel has installed these descriptors for us alone.
