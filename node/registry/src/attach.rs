@@ -211,7 +211,7 @@ impl Registry {
             .ok_or_else(|| Failure::errno(EINVAL))?;
         let (domain, before, now) = (construct.domain, construct.extents.len(), construct.bytes);
         let extent = match construct.body {
-            Body::Sem { nsems } => sizes::set_extent(nsems).max(wanted),
+            Body::Sem { nsems } => sizes::set_extent(nsems, wanted),
             _ => sizes::queue_extent(wanted).ok_or_else(|| none("no queue holds such a message"))?,
         };
         let (least, best) = sizes::growth(now, construct.cap(), extent)

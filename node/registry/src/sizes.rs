@@ -43,23 +43,26 @@ pub(crate) fn queue_cap(qbytes: u64) -> u64 {
     cap / PAGE * PAGE
 }
 
-/// What to append to a construct of `now` bytes that may have `cap`, when an extent of `wanted` bytes is needed: the least and the best number of
-/// bytes. None: it would grow beyond the cap.
-pub(crate) fn growth(now: u64, cap: u64, wanted: u64) -> Option<(u64, u64)> {
+/// What to append to a construct of `now` bytes that may have `cap`: the least and the best number of bytes, where `least` and `good` are what the
+/// construct could do with. None: it would grow beyond the cap.
+pub(crate) fn growth(now: u64, cap: u64, (least, good): (u64, u64)) -> Option<(u64, u64)> {
     let room = cap.checked_sub(now)?;
-    let least = pages_up(wanted.max(1))?;
-    (least <= room).then(|| (least, now.min(GROWTH).max(least).min(room)))
+    let least = pages_up(least.max(1))?;
+    let good = pages_up(good.max(now.min(GROWTH)))?;
+    (least <= room).then(|| (least, good.max(least).min(room)))
 }
 
-/// Bytes of the extent that a set needs for one more slot or undo record.
-pub(crate) fn set_extent(nsems: u32) -> u64 {
-    vshmem_ipc::sem::SemSet::<Heap>::extent_bytes(nsems) as u64
+/// Bytes of the extent that a set could do with for one more slot or undo record.
+pub(crate) fn set_extent(nsems: u32, wanted: u64) -> (u64, u64) {
+    let one = (vshmem_ipc::sem::SemSet::<Heap>::extent_bytes(nsems) as u64).max(wanted);
+    (one, one)
 }
 
-/// Bytes of the extent that a queue needs for a message of `wanted` bytes. None: no queue holds such a message.
-pub(crate) fn queue_extent(wanted: u64) -> Option<u64> {
-    let wanted = usize::try_from(wanted)
+/// Bytes of the extent that a queue could do with for a message of `wanted` bytes: that and a page for what is around it, or better what the queue
+/// says. None: no queue holds such a message.
+pub(crate) fn queue_extent(wanted: u64) -> Option<(u64, u64)> {
+    let bytes = usize::try_from(wanted)
         .ok()
         .filter(|&w| w as u64 <= QUEUE_CAP_MOST)?;
-    Some(Queue::<Heap>::extent_bytes(wanted) as u64)
+    Some((wanted + PAGE, Queue::<Heap>::extent_bytes(bytes) as u64))
 }

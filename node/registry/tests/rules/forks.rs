@@ -1,0 +1,126 @@
+//! Forks.
+
+use crate::group::*;
+use vshmem_registry::Command;
+use vshmem_wire::Kind;
+
+fn prepare(g: &mut Group, client: u32, fork: u64) {
+    g.apply(Command::ForkPrepare { client, fork }).unwrap();
+}
+
+fn abandon(g: &mut Group, fork: u64) {
+    g.apply(Command::ForkAbandoned { domain: 1, fork }).unwrap();
+}
+
+#[test]
+fn attachments_count_for_the_child_before_it_says_who_it_is() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let id = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
+    g.attach(p, id).unwrap();
+    g.attach(p, id).unwrap();
+    prepare(&mut g, p, 5);
+    assert_eq!(g.nattch(p, id), 4);
+    let who = g.who(1000);
+    let child = g.connect_as(1, who, None, Some(5)).unwrap();
+    assert_eq!(g.nattch(p, id), 4);
+    assert_eq!(
+        g.registry
+            .holdings(child)
+            .map(|(_, count)| count)
+            .collect::<Vec<_>>(),
+        [2]
+    );
+    g.detach(child, id).unwrap();
+    g.gone(p, false);
+    assert_eq!(g.nattch(child, id), 1);
+}
+
+#[test]
+fn the_childs_undo_list_is_its_own() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    prepare(&mut g, p, 5);
+    let who = g.who(1000);
+    let child = g.connect_as(1, who, None, Some(5)).unwrap();
+    assert_ne!(
+        g.registry.client(p).unwrap().undo,
+        g.registry.client(child).unwrap().undo
+    );
+}
+
+#[test]
+fn an_abandoned_fork_counts_no_more() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let id = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
+    g.attach(p, id).unwrap();
+    prepare(&mut g, p, 5);
+    prepare(&mut g, p, 5);
+    assert_eq!(g.nattch(p, id), 2);
+    abandon(&mut g, 5);
+    abandon(&mut g, 5);
+    assert_eq!(g.nattch(p, id), 1);
+    let who = g.who(1000);
+    assert_eq!(g.connect_as(1, who, None, Some(5)), Err(ESTALE));
+}
+
+#[test]
+fn a_fork_keeps_a_removed_segment_after_the_parents_death() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let id = g.shmget(p, 0, 100, 0o600).unwrap();
+    g.attach(p, id).unwrap();
+    prepare(&mut g, p, 5);
+    g.remove(p, Kind::Shm, id).unwrap();
+    g.gone(p, false);
+    assert_eq!(g.released(), None);
+    abandon(&mut g, 5);
+    assert_eq!(g.released(), Some(PAGE));
+}
+
+#[test]
+fn the_child_has_sets_and_queues_mapped_as_well() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let id = g.semget(p, 7, 1, CREAT | 0o600).unwrap();
+    g.open(p, Kind::Sem, id).unwrap();
+    prepare(&mut g, p, 5);
+    let who = g.who(1000);
+    let child = g.connect_as(1, who, None, Some(5)).unwrap();
+    g.remove(p, Kind::Sem, id).unwrap();
+    g.close(p, Kind::Sem, id).unwrap();
+    assert_eq!(g.released(), None);
+    g.close(child, Kind::Sem, id).unwrap();
+    assert!(g.released().is_some());
+}
+
+#[test]
+fn a_child_whose_first_answer_was_lost_may_connect_again() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let id = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
+    g.attach(p, id).unwrap();
+    prepare(&mut g, p, 5);
+    let who = g.who(1000);
+    let child = g.connect_as(1, who.clone(), None, Some(5)).unwrap();
+    assert_eq!(g.connect_as(1, who, None, Some(5)), Ok(child));
+    assert_eq!(g.nattch(p, id), 2);
+}
+
+#[test]
+fn forks_of_other_domains_are_others() {
+    let mut g = Group::new();
+    let guest = g.domain("guest");
+    let (p, q) = (g.process(1000), g.process_in(guest, 1000));
+    let id = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
+    for client in [p, q] {
+        g.attach(client, id).unwrap();
+        prepare(&mut g, client, 5);
+    }
+    assert_eq!(g.nattch(p, id), 4);
+    g.apply(Command::DomainDown { domain: guest }).unwrap();
+    assert_eq!(g.nattch(p, id), 2);
+    abandon(&mut g, 5);
+    assert_eq!(g.nattch(p, id), 1);
+}

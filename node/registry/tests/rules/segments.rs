@@ -1,0 +1,261 @@
+//! Shared memory.
+
+use crate::group::*;
+use vshmem_registry::{Command, Effect};
+use vshmem_wire::{Kind, Pid, Request, StatBody};
+
+fn numbers(g: &mut Group, client: u32, id: i32) -> (i64, i64, Pid, Pid) {
+    match g.stat(client, Kind::Shm, id).unwrap().body {
+        StatBody::Shm {
+            atime,
+            dtime,
+            cpid,
+            lpid,
+            ..
+        } => (atime, dtime, cpid, lpid),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_new_segment_needs_a_size_between_1_and_shmmax() {
+    let mut config = config();
+    config.limits.shmmax = 10_000;
+    let mut g = Group::with(config);
+    let p = g.process(1000);
+    assert_eq!(g.shmget(p, 7, 0, CREAT | 0o600), Err(EINVAL));
+    assert_eq!(g.shmget(p, 7, 10_001, CREAT | 0o600), Err(EINVAL));
+    assert!(g.shmget(p, 7, 10_000, CREAT | 0o600).is_ok());
+}
+
+#[test]
+fn no_size_is_too_large_to_be_refused() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    for size in [u64::MAX, u64::MAX - 4096, 1 << 63, 1 << 62, 1 << 40] {
+        let refused = g.shmget(p, 0, size, 0o600).unwrap_err();
+        assert!([EINVAL, ENOSPC].contains(&refused));
+    }
+}
+
+#[test]
+fn any_size_up_to_the_segments_own_finds_it() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let id = g.shmget(p, 7, 5000, CREAT | 0o600).unwrap();
+    assert_eq!(g.shmget(p, 7, 0, 0), Ok(id));
+    assert_eq!(g.shmget(p, 7, 5000, CREAT), Ok(id));
+    assert_eq!(g.shmget(p, 7, 5001, 0), Err(EINVAL));
+}
+
+#[test]
+fn segsz_is_the_size_asked_for() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let id = g.shmget(p, 7, 5000, CREAT | 0o600).unwrap();
+    assert!(matches!(
+        g.stat(p, Kind::Shm, id).unwrap().body,
+        StatBody::Shm { segsz: 5000, .. }
+    ));
+    assert_eq!(g.attach(p, id).unwrap().bytes(), 2 * PAGE);
+}
+
+#[test]
+fn shmall_gives_enospc() {
+    let mut config = config();
+    config.limits.shmall = 3;
+    let mut g = Group::with(config);
+    let p = g.process(1000);
+    g.shmget(p, 0, 2 * PAGE, 0o600).unwrap();
+    assert_eq!(g.shmget(p, 0, PAGE + 1, 0o600), Err(ENOSPC));
+    g.shmget(p, 0, PAGE, 0o600).unwrap();
+}
+
+#[test]
+fn nattch_counts_attachments_over_all_domains() {
+    let mut g = Group::new();
+    let guest = g.domain("guest");
+    let (p, q) = (g.process(1000), g.process_in(guest, 1000));
+    let id = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
+    g.attach(p, id).unwrap();
+    g.attach(p, id).unwrap();
+    g.attach_as(q, id, true, false).unwrap();
+    assert_eq!(g.nattch(p, id), 3);
+    g.detach(p, id).unwrap();
+    assert_eq!(g.nattch(q, id), 2);
+    g.gone(p, false);
+    assert_eq!(g.nattch(q, id), 1);
+    g.apply(Command::DomainDown { domain: guest }).unwrap();
+    let r = g.process(1000);
+    assert_eq!(g.nattch(r, id), 0);
+}
+
+#[test]
+fn detaching_what_is_not_attached_is_einval() {
+    let mut g = Group::new();
+    let (p, q) = (g.process(1000), g.process(1000));
+    let id = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
+    g.attach(p, id).unwrap();
+    assert_eq!(g.detach(q, id), Err(EINVAL));
+    g.detach(p, id).unwrap();
+    assert_eq!(g.detach(p, id), Err(EINVAL));
+    assert_eq!(g.detach(p, -3), Err(EINVAL));
+}
+
+#[test]
+fn the_key_of_a_removed_segment_is_free_and_the_segment_lives_until_the_last_detach() {
+    let mut g = Group::new();
+    let (p, q) = (g.process(1000), g.process(1000));
+    let old = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
+    g.attach(p, old).unwrap();
+    g.remove(p, Kind::Shm, old).unwrap();
+    assert_eq!(g.released(), None);
+    let stat = g.stat(p, Kind::Shm, old).unwrap();
+    assert_eq!((stat.perm.key, stat.perm.mode), (0, 0o1600));
+    assert_eq!(g.shmget(p, 7, 100, 0), Err(ENOENT));
+    let new = g.shmget(p, 7, 200, CREAT | 0o600).unwrap();
+    assert_ne!(old, new);
+    // Attaching by id is still allowed on Linux, and removing twice does no harm.
+    g.attach(q, old).unwrap();
+    g.remove(p, Kind::Shm, old).unwrap();
+    g.detach(p, old).unwrap();
+    assert_eq!(g.released(), None);
+    g.detach(q, old).unwrap();
+    assert_eq!(g.released(), Some(PAGE));
+    assert_eq!(g.attach(q, old), Err(EINVAL));
+    assert_eq!(g.shmget(p, 7, 0, 0), Ok(new));
+}
+
+#[test]
+fn a_removed_segment_goes_with_the_death_of_the_last_who_has_it() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let id = g.shmget(p, 0, 100, 0o600).unwrap();
+    g.attach(p, id).unwrap();
+    g.attach(p, id).unwrap();
+    g.remove(p, Kind::Shm, id).unwrap();
+    g.gone(p, false);
+    assert_eq!(g.released(), Some(PAGE));
+    assert_eq!(g.registry.bytes_used(), 0);
+}
+
+#[test]
+fn a_segment_nobody_has_goes_at_once() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let id = g.shmget(p, 0, 100, 0o600).unwrap();
+    g.remove(p, Kind::Shm, id).unwrap();
+    assert_eq!(g.released(), Some(PAGE));
+    assert_eq!(g.remove(p, Kind::Shm, id), Err(EINVAL));
+}
+
+#[test]
+fn cpid_lpid_and_the_three_times_follow_linux() {
+    let mut g = Group::new();
+    let guest = g.domain("guest");
+    let (p, q) = (g.process(1000), g.process_in(guest, 1000));
+    let pid = |g: &Group, client, domain| Pid {
+        domain,
+        pid: g.registry.client(client).unwrap().pid,
+    };
+    let (p_pid, q_pid) = (pid(&g, p, 1), pid(&g, q, guest));
+    let id = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
+    let created = g.now as i64;
+    assert_eq!(numbers(&mut g, p, id), (0, 0, p_pid, Pid::default()));
+    g.now += 10;
+    g.attach(q, id).unwrap();
+    assert_eq!(numbers(&mut g, p, id), (created + 10, 0, p_pid, q_pid));
+    g.attach(p, id).unwrap();
+    g.now += 10;
+    g.detach(p, id).unwrap();
+    assert_eq!(numbers(&mut g, p, id), (created + 10, created + 20, p_pid, p_pid));
+    g.now += 10;
+    g.gone(q, false);
+    assert_eq!(numbers(&mut g, p, id), (created + 10, created + 30, p_pid, q_pid));
+    assert_eq!(g.stat(p, Kind::Shm, id).unwrap().ctime, created);
+}
+
+#[test]
+fn exec_ends_attachments() {
+    let mut g = Group::new();
+    let (p, q) = (g.process(1000), g.process(1000));
+    let id = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
+    g.attach(p, id).unwrap();
+    g.gone(p, true);
+    assert_eq!(g.nattch(q, id), 0);
+}
+
+#[test]
+fn shm_lock_shows_in_the_mode_and_asks_for_owner_or_capability() {
+    let mut g = Group::new();
+    let (p, q, root) = (g.process(1000), g.process(1001), g.process(0));
+    let id = g.shmget(p, 7, 100, CREAT | 0o666).unwrap();
+    let lock = |g: &mut Group, client, on| g.request(client, Request::Lock { id, on }).map(|_| ());
+    assert_eq!(lock(&mut g, q, true), Err(EPERM));
+    lock(&mut g, p, true).unwrap();
+    assert_eq!(g.stat(p, Kind::Shm, id).unwrap().perm.mode, 0o2666);
+    lock(&mut g, root, false).unwrap();
+    assert_eq!(g.stat(p, Kind::Shm, id).unwrap().perm.mode, 0o666);
+}
+
+#[test]
+fn huge_pages_are_refused_as_on_a_linux_that_has_none() {
+    let mut g = Group::new();
+    let (p, root) = (g.process(1000), g.process(0));
+    assert_eq!(g.shmget(p, 0, 2 << 20, CREAT | 0o4000 | 0o600), Err(EPERM));
+    assert_eq!(g.shmget(root, 0, 2 << 20, CREAT | 0o4000 | 0o600), Err(ENOMEM));
+}
+
+#[test]
+fn an_audit_lowers_what_was_not_said() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let id = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
+    for _ in 0..3 {
+        g.attach(p, id).unwrap();
+    }
+    let serial = g.registry.construct_by_id(Kind::Shm, id).unwrap().serial;
+    let audit = |attachments| Command::Audited {
+        client: p,
+        serial,
+        attachments,
+    };
+    g.apply(audit(5)).unwrap();
+    assert_eq!(g.nattch(p, id), 3);
+    g.apply(audit(1)).unwrap();
+    assert_eq!(g.nattch(p, id), 1);
+    g.remove(p, Kind::Shm, id).unwrap();
+    g.apply(audit(0)).unwrap();
+    assert_eq!(g.released(), Some(PAGE));
+}
+
+#[test]
+fn a_domain_is_admitted_with_its_first_attachment_and_revoked_with_its_last() {
+    let mut g = Group::new();
+    let guest = g.domain("guest");
+    let (p, q) = (g.process(1000), g.process_in(guest, 1000));
+    let id = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
+    let serial = g.registry.construct_by_id(Kind::Shm, id).unwrap().serial;
+    let admit = |writable| Effect::Admit {
+        serial,
+        domain: guest,
+        writable,
+    };
+    g.attach_as(q, id, true, false).unwrap();
+    assert_eq!(g.effects, [admit(false)]);
+    g.attach_as(q, id, true, false).unwrap();
+    assert_eq!(g.effects, []);
+    g.attach(q, id).unwrap();
+    assert_eq!(g.effects, [admit(true)]);
+    g.detach(q, id).unwrap();
+    g.detach(q, id).unwrap();
+    assert_eq!(g.effects, []);
+    g.detach(q, id).unwrap();
+    assert_eq!(
+        g.effects,
+        [Effect::Revoke {
+            serial,
+            domain: guest
+        }]
+    );
+}
