@@ -1,6 +1,8 @@
 //! The command line's definition: help, completions and manual pages come from here.
 
-use crate::commands::{bench, doctor, ftok, ipcmk, ipcrm, ipcs, lsipc, papers, run, share, status, vm};
+use crate::commands::{
+    bench, doctor, ftok, ipcmk, ipcrm, ipcs, lsipc, papers, run, serve, share, status, vm,
+};
 use crate::trouble::Outcome;
 use clap::{Parser, Subcommand};
 
@@ -40,6 +42,8 @@ pub(crate) struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run the back-end in the foreground
+    Serve(serve::Serve),
     /// Run an unmodified program, its System V IPC served by Vshmem
     Run(run::Run),
     /// Virtual machines: boot a guest and run a program in it
@@ -74,6 +78,7 @@ impl Command {
     /// Runs the command.
     pub(crate) fn run(&self) -> Outcome {
         match self {
+            Command::Serve(options) => serve::run(options),
             Command::Run(options) => run::run(options),
             Command::Vm(options) => vm::run(options),
             Command::Ipcs(options) => ipcs::run(options),
@@ -93,7 +98,15 @@ impl Command {
 
     /// Whether a broken pipe on standard output ends the command, as it should for one that prints and is done.
     pub(crate) fn prints(&self) -> bool {
-        !matches!(self, Command::Run(_) | Command::Vm(_) | Command::Bench(_))
+        !matches!(
+            self,
+            Command::Serve(_) | Command::Run(_) | Command::Vm(_) | Command::Bench(_)
+        )
+    }
+
+    /// Whether the command is a daemon, which sets up its own log.
+    pub(crate) fn is_daemon(&self) -> bool {
+        matches!(self, Command::Serve(_))
     }
 }
 

@@ -30,11 +30,17 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // Two other lives of this executable: a daemon that its keeper started, and a guest's first process.
+    if let Some(status) = vshmem_daemon::daemon_main() {
+        return status;
+    }
     if vshmem_guest::init::is_init() {
         return vshmem_guest::init::main();
     }
     let cli = arguments::Cli::parse();
-    log();
+    if !cli.command.is_daemon() {
+        log();
+    }
     if cli.command.prints() {
         system::end_on_broken_pipe();
     }
@@ -47,7 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Messages of the daemons on standard error, as VSHMEM_LOG says.
+/// Log messages on standard error, as VSHMEM_LOG says.
 fn log() {
     let filter = EnvFilter::try_from_env("VSHMEM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()

@@ -9,6 +9,7 @@ pub(crate) mod ipcs;
 pub(crate) mod lsipc;
 pub(crate) mod papers;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod share;
 pub(crate) mod status;
 pub(crate) mod vm;

@@ -1,0 +1,42 @@
+//! `vshmem serve`: the back-end, in the foreground. The daemon itself is `vshmem-daemon`'s.
+
+use crate::text::parse_size;
+use crate::trouble::{Outcome, Trouble};
+use std::path::PathBuf;
+use vshmem_daemon::ServeOptions;
+
+/// Runs the back-end in the foreground, until Ctrl-C or SIGTERM.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Without a configuration there is one group, and every domain started on this host may join it. Memory is taken from a pool that is
+sparse: only what constructs use is taken from the host.
+
+Two processes run: a small keeper, which holds the memory, and the daemon itself, which the keeper starts again if it dies. Programs go
+on meanwhile.
+
+Examples:
+  vshmem serve &
+  vshmem serve --config /etc/vshmem.toml
+  vshmem serve --runtime-dir /tmp/mine --pool 256M")]
+pub(crate) struct Serve {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of the sockets [default: $VSHMEM_RUNTIME_DIR, else /run/vshmem for root and $XDG_RUNTIME_DIR/vshmem for others]
+    #[arg(long, value_name = "DIR", help_heading = "Place")]
+    runtime_dir: Option<PathBuf>,
+    /// Size of the pool [default: as the configuration says, else 1G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pool: Option<u64>,
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Serve) -> Outcome {
+    let all = ServeOptions {
+        config: options.config.clone(),
+        runtime_dir: options.runtime_dir.clone(),
+        pool: options.pool,
+    };
+    vshmem_daemon::serve(all).map_err(|error| Trouble::new("serve", format!("{error:#}")))?;
+    Ok(0)
+}
