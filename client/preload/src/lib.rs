@@ -1,1 +1,40 @@
-//! The preload library: System V IPC calls of unmodified programs.
+//! The preload library: the System V IPC calls of an unmodified program, served by Vshmem.
+//!
+//! One file per call, each thin over [`vshmem_runtime::Runtime`]; a few more for what surrounds them:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`edge`] | from `Result` to -1 and errno; panics stop here; pointers looked at |
+//! | [`layouts`] | the kernel's structures: `shmid_ds` and its like |
+//! | [`routes`] | which keys and ids are Vshmem's and which are the kernel's |
+//! | [`kernel`] | the same calls, made to the kernel |
+//! | [`syscall`] | `syscall(SYS_semop, …)` |
+//! | [`signals`] | sigaction and signal, so that handlers wait until a section ends |
+//! | [`files`], [`proc_text`] | `/proc/sysvipc/*` and `/proc/sys/kernel/{shmmax,sem,…}` as an unmodified `ipcs` reads them |
+//! | [`dlopen`] | plug-ins loaded with RTLD_DEEPBIND would not see this library |
+//! | [`next`] | libc's own functions behind the ones replaced here |
+//!
+//! What it is not for: meaning. No tokio, no tracing: the library is in every process of a program.
+
+mod dlopen;
+mod edge;
+mod files;
+mod kernel;
+mod layouts;
+mod msgctl;
+mod msgget;
+mod msgrcv;
+mod msgsnd;
+mod next;
+mod proc_text;
+mod routes;
+mod semctl;
+mod semget;
+mod semop;
+mod semtimedop;
+mod shmat;
+mod shmctl;
+mod shmdt;
+mod shmget;
+mod signals;
+mod syscall;

@@ -33,6 +33,11 @@ impl Runtime {
             .map_err(|_| Errno::ENOSYS)
     }
 
+    /// The number of this process's domain.
+    pub fn domain(&self) -> Result<u16> {
+        Ok(process::lock().identity()?.domain)
+    }
+
     /// Asks the daemon anything.
     pub fn request(&self, request: &Request) -> core::result::Result<(Reply, Vec<OwnedFd>), Failure> {
         self.request_with(request, &[])

@@ -1,0 +1,178 @@
+//! open(2), openat(2) and fopen(3) of the few files of which Vshmem has its own text: they give a memory file that holds it.
+//!
+//! Everything else goes to libc, untouched. What a program writes to such a file has no effect: limits are the daemon's configuration.
+#![allow(unsafe_code)] // C functions by name, called through pointers that dlsym gave.
+
+use crate::edge;
+use crate::next::Next;
+use crate::proc_text::{self, Text};
+use crate::routes;
+use libc::{FILE, c_char, c_int, mode_t};
+use rustix::fd::{IntoRawFd, OwnedFd};
+use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
+use std::ffi::CStr;
+use vshmem_runtime::{Errno, Result};
+
+type Open = unsafe extern "C" fn(*const c_char, c_int, mode_t) -> c_int;
+type OpenAt = unsafe extern "C" fn(c_int, *const c_char, c_int, mode_t) -> c_int;
+type Fopen = unsafe extern "C" fn(*const c_char, *const c_char) -> *mut FILE;
+
+/// The text that a path names, if it is one of ours.
+///
+/// # Safety
+/// `path` is a C string, or no pointer at all.
+unsafe fn ours(path: *const c_char) -> Option<Text> {
+    edge::pointer(path).ok()?;
+    // SAFETY: promised by the caller. The first bytes are looked at one by one, since every open comes by here.
+    unsafe {
+        if !b"/proc/sys"
+            .iter()
+            .enumerate()
+            .all(|(i, &byte)| *path.add(i) as u8 == byte)
+        {
+            return None;
+        }
+        proc_text::by_path(CStr::from_ptr(path).to_bytes())
+    }
+}
+
+/// A memory file with the text.
+fn memory_file(text: Text, close_on_exec: bool) -> Result<OwnedFd> {
+    let mut words = text.write()?;
+    if let Text::Table(kind) = text
+        && !routes::all_is_ours()
+    {
+        words.push_str(&kernels_lines(kind));
+    }
+    let flags = if close_on_exec {
+        MemfdFlags::CLOEXEC
+    } else {
+        MemfdFlags::empty()
+    };
+    let file = memfd_create(c"vshmem", flags)?;
+    let mut left = words.as_bytes();
+    while !left.is_empty() {
+        let written = rustix::io::write(&file, left)?;
+        left = left.get(written..).ok_or(Errno::EIO)?;
+    }
+    seek(&file, SeekFrom::Start(0))?;
+    Ok(file)
+}
+
+/// The kernel's own constructs, without the heading.
+fn kernels_lines(kind: vshmem_wire::Kind) -> String {
+    let path = match kind {
+        vshmem_wire::Kind::Shm => c"/proc/sysvipc/shm",
+        vshmem_wire::Kind::Sem => c"/proc/sysvipc/sem",
+        vshmem_wire::Kind::Msg => c"/proc/sysvipc/msg",
+    };
+    let read = || -> rustix::io::Result<Vec<u8>> {
+        let file = rustix::fs::open(
+            path,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            0.into(),
+        )?;
+        let mut text = Vec::new();
+        loop {
+            let mut piece = [0; 4096];
+            match rustix::io::read(&file, &mut piece)? {
+                0 => return Ok(text),
+                bytes => text.extend_from_slice(&piece[..bytes]),
+            }
+        }
+    };
+    let text = String::from_utf8(read().unwrap_or_default()).unwrap_or_default();
+    text.split_once('\n')
+        .map(|(_, lines)| lines.to_owned())
+        .unwrap_or_default()
+}
+
+fn opened(text: Text, flags: c_int) -> c_int {
+    edge::call_int(|| memory_file(text, flags & libc::O_CLOEXEC != 0).map(IntoRawFd::into_raw_fd))
+}
+
+fn missing() -> c_int {
+    edge::set_errno(libc::ENOSYS);
+    -1
+}
+
+macro_rules! opens {
+    ($($name:ident $next:ident $text:literal;)*) => {$(
+        static $next: Next = Next::new($text);
+
+        // Variadic in C; the mode arrives where a third argument would, and is handed on whether it means anything or not.
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+            // SAFETY: the program's own arguments; dlsym found the function by its name.
+            unsafe {
+                if let Some(text) = ours(path) {
+                    return opened(text, flags);
+                }
+                match std::mem::transmute::<*mut libc::c_void, Option<Open>>($next.address()) {
+                    Some(next) => next(path, flags, mode),
+                    None => missing(),
+                }
+            }
+        }
+    )*};
+}
+opens! {
+    open OPEN c"open";
+    open64 OPEN64 c"open64";
+    __open_2 OPEN_2 c"__open_2";
+    __open64_2 OPEN64_2 c"__open64_2";
+}
+
+macro_rules! opens_at {
+    ($($name:ident $next:ident $text:literal;)*) => {$(
+        static $next: Next = Next::new($text);
+
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name(folder: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+            // SAFETY: the program's own arguments; dlsym found the function by its name.
+            unsafe {
+                if let Some(text) = ours(path) {
+                    return opened(text, flags);
+                }
+                match std::mem::transmute::<*mut libc::c_void, Option<OpenAt>>($next.address()) {
+                    Some(next) => next(folder, path, flags, mode),
+                    None => missing(),
+                }
+            }
+        }
+    )*};
+}
+opens_at! {
+    openat OPENAT c"openat";
+    openat64 OPENAT64 c"openat64";
+    __openat_2 OPENAT_2 c"__openat_2";
+    __openat64_2 OPENAT64_2 c"__openat64_2";
+}
+
+macro_rules! fopens {
+    ($($name:ident $next:ident $text:literal;)*) => {$(
+        static $next: Next = Next::new($text);
+
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name(path: *const c_char, mode: *const c_char) -> *mut FILE {
+            // SAFETY: the program's own arguments; dlsym found the function by its name.
+            unsafe {
+                if let Some(text) = ours(path) {
+                    let file = opened(text, libc::O_CLOEXEC);
+                    return if file < 0 { std::ptr::null_mut() } else { libc::fdopen(file, mode) };
+                }
+                match std::mem::transmute::<*mut libc::c_void, Option<Fopen>>($next.address()) {
+                    Some(next) => next(path, mode),
+                    None => {
+                        missing();
+                        std::ptr::null_mut()
+                    }
+                }
+            }
+        }
+    )*};
+}
+fopens! {
+    fopen FOPEN c"fopen";
+    fopen64 FOPEN64 c"fopen64";
+}

@@ -1,0 +1,18 @@
+//! msgget(2).
+#![allow(unsafe_code)] // A C function by name.
+
+use crate::{edge, kernel, routes};
+use vshmem_runtime::Runtime;
+use vshmem_wire::Kind;
+
+#[unsafe(no_mangle)]
+extern "C" fn msgget(key: i32, flags: i32) -> i32 {
+    edge::call_int(|| {
+        if routes::key_is_ours(key)? {
+            return Runtime::global().msgget(key, flags);
+        }
+        let id = kernel::pass(libc::SYS_msgget, [key as usize, flags as usize, 0, 0, 0]) as i32;
+        routes::kernel_gave(Kind::Msg, id);
+        Ok(id)
+    })
+}

@@ -1,0 +1,151 @@
+//! The texts of `/proc/sysvipc/*` and `/proc/sys/kernel/{shmmax,sem,…}`, column for column as Linux writes them.
+//!
+//! Not for opening files: see [`crate::files`].
+
+use crate::layouts;
+use std::fmt::Write;
+use vshmem_runtime::{Errno, Result, Runtime};
+use vshmem_wire::{Kind, Limits, Reply, Request, Stat};
+
+const SHM: &str = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n";
+const SEM: &str = "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n";
+const MSG: &str = "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n";
+
+/// A file of which Vshmem has its own text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Text {
+    /// A table of constructs.
+    Table(Kind),
+    /// A limit.
+    Limit(fn(&Limits) -> String),
+}
+
+/// The text that an absolute path names.
+pub(crate) fn by_path(path: &[u8]) -> Option<Text> {
+    Some(match path {
+        b"/proc/sysvipc/shm" => Text::Table(Kind::Shm),
+        b"/proc/sysvipc/sem" => Text::Table(Kind::Sem),
+        b"/proc/sysvipc/msg" => Text::Table(Kind::Msg),
+        b"/proc/sys/kernel/shmmax" => Text::Limit(|l| l.shmmax.to_string()),
+        b"/proc/sys/kernel/shmall" => Text::Limit(|l| l.shmall.to_string()),
+        b"/proc/sys/kernel/shmmni" => Text::Limit(|l| l.shmmni.to_string()),
+        b"/proc/sys/kernel/sem" => {
+            Text::Limit(|l| format!("{}\t{}\t{}\t{}", l.semmsl, l.semmns, l.semopm, l.semmni))
+        }
+        b"/proc/sys/kernel/msgmax" => Text::Limit(|l| l.msgmax.to_string()),
+        b"/proc/sys/kernel/msgmnb" => Text::Limit(|l| l.msgmnb.to_string()),
+        b"/proc/sys/kernel/msgmni" => Text::Limit(|l| l.msgmni.to_string()),
+        _ => return None,
+    })
+}
+
+impl Text {
+    /// The text as it is now.
+    pub(crate) fn write(self) -> Result<String> {
+        let runtime = Runtime::global();
+        match self {
+            Text::Limit(limit) => Ok(format!("{}\n", limit(&runtime.connect()?.limits))),
+            Text::Table(kind) => table(runtime, kind),
+        }
+    }
+}
+
+fn table(runtime: &Runtime, kind: Kind) -> Result<String> {
+    let domain = runtime.domain()?;
+    let mut text = String::from(match kind {
+        Kind::Shm => SHM,
+        Kind::Sem => SEM,
+        Kind::Msg => MSG,
+    });
+    let mut from = Some(0);
+    while let Some(first) = from {
+        let (reply, _) = runtime
+            .request(&Request::List { kind, from: first })
+            .map_err(|f| Errno(f.errno))?;
+        let Reply::List(stats, next) = reply else {
+            return Err(Errno::EPROTO);
+        };
+        for stat in &stats {
+            line(&mut text, stat, domain).ok_or(Errno::EPROTO)?;
+        }
+        // A list that does not go on would go on for ever.
+        from = next.filter(|&next| next > first);
+    }
+    Ok(text)
+}
+
+fn line(text: &mut String, stat: &Stat, domain: u16) -> Option<()> {
+    let perm = &stat.perm;
+    let (key, id, mode) = (perm.key, stat.id, perm.mode);
+    let owners = format!("{:5} {:5} {:5} {:5}", perm.uid, perm.gid, perm.cuid, perm.cgid);
+    let written = match stat.body.kind() {
+        Kind::Shm => {
+            let s = layouts::shmid_ds(stat, domain)?;
+            let rss = s.segsz.next_multiple_of(4096);
+            writeln!(
+                text,
+                "{key:10} {id:10}  {mode:4o} {:21} {:5} {:5}  {:5} {owners} {:10} {:10} {:10} {rss:21} {:21}",
+                s.segsz, s.cpid, s.lpid, s.nattch, s.atime, s.dtime, s.ctime, 0
+            )
+        }
+        Kind::Sem => {
+            let s = layouts::semid_ds(stat)?;
+            writeln!(
+                text,
+                "{key:10} {id:10}  {mode:4o} {:10} {owners} {:10} {:10}",
+                s.nsems, s.otime, s.ctime
+            )
+        }
+        Kind::Msg => {
+            let s = layouts::msqid_ds(stat, domain)?;
+            writeln!(
+                text,
+                "{key:10} {id:10}  {mode:4o}  {:10} {:10} {:5} {:5} {owners} {:10} {:10} {:10}",
+                s.cbytes, s.qnum, s.lspid, s.lrpid, s.stime, s.rtime, s.ctime
+            )
+        }
+    };
+    written.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vshmem_wire::{Perm, Pid, StatBody};
+
+    #[test]
+    fn a_line_is_as_the_kernel_writes_it() {
+        let here = Pid { domain: 3, pid: 8522 };
+        let stat = Stat {
+            id: 3,
+            perm: Perm {
+                key: 69,
+                mode: 0o600,
+                ..Perm::default()
+            },
+            ctime: 1_795_360_599,
+            domain: 3,
+            body: StatBody::Shm {
+                segsz: 4096,
+                atime: 0,
+                dtime: 1_795_360_599,
+                cpid: here,
+                lpid: Pid { domain: 4, pid: 1 },
+                nattch: 0,
+            },
+        };
+        let mut text = String::new();
+        line(&mut text, &stat, 3).unwrap();
+        assert_eq!(
+            text,
+            "        69          3   600                  4096  8522     0      0     0     0     0     0          0 1795360599 1795360599                  4096                     0\n"
+        );
+    }
+
+    #[test]
+    fn only_these_files_are_ours() {
+        assert!(by_path(b"/proc/sysvipc/sem").is_some());
+        assert!(by_path(b"/proc/sysvipc/semx").is_none());
+        assert!(by_path(b"/proc/sys/kernel/hostname").is_none());
+    }
+}

@@ -1,0 +1,90 @@
+//! `syscall(SYS_semop, …)`: programs that go past libc's functions.
+//!
+//! libc's `syscall` is a few instructions, and callers rely on that (a clone through it returns on another stack). So this one is as short: the numbers of
+//! System V IPC go to [`system_v`], everything else straight to the kernel.
+#![allow(unsafe_code)] // Assembly; C functions by name.
+
+use crate::edge;
+use std::ffi::{c_long, c_void};
+
+#[cfg(target_arch = "x86_64")]
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+unsafe extern "C" fn syscall() {
+    core::arch::naked_asm!(
+        "lea rax, [rdi - 29]", // shmget 29, shmat 30, shmctl 31
+        "cmp rax, 2",
+        "jbe 2f",
+        "lea rax, [rdi - 64]", // semget 64, semop, semctl, shmdt, msgget, msgsnd, msgrcv, msgctl 71
+        "cmp rax, 7",
+        "jbe 2f",
+        "cmp rdi, 220", // semtimedop
+        "je 2f",
+        "mov rax, rdi",
+        "mov rdi, rsi",
+        "mov rsi, rdx",
+        "mov rdx, rcx",
+        "mov r10, r8",
+        "mov r8, r9",
+        "mov r9, [rsp + 8]",
+        "syscall",
+        "cmp rax, -4095",
+        "jae 3f",
+        "ret",
+        "2:",
+        "jmp {system_v}",
+        "3:",
+        "mov rdi, rax",
+        "jmp {failed}",
+        system_v = sym system_v,
+        failed = sym failed,
+    )
+}
+
+unsafe extern "C" {
+    // The functions of this library, by the names under which they are exported.
+    fn shmget(key: i32, size: usize, flags: i32) -> i32;
+    fn shmat(id: i32, address: *const c_void, flags: i32) -> *mut c_void;
+    fn shmdt(address: *const c_void) -> i32;
+    fn shmctl(id: i32, command: i32, argument: *mut c_void) -> i32;
+    fn semget(key: i32, nsems: i32, flags: i32) -> i32;
+    fn semop(id: i32, operations: *const c_void, count: usize) -> i32;
+    fn semtimedop(id: i32, operations: *const c_void, count: usize, timeout: *const c_void) -> i32;
+    fn semctl(id: i32, num: i32, command: i32, argument: *mut c_void) -> i32;
+    fn msgget(key: i32, flags: i32) -> i32;
+    fn msgsnd(id: i32, message: *const c_void, bytes: usize, flags: i32) -> i32;
+    fn msgrcv(id: i32, message: *mut c_void, bytes: usize, msgtyp: c_long, flags: i32) -> isize;
+    fn msgctl(id: i32, command: i32, argument: *mut c_void) -> i32;
+}
+
+#[cfg(target_arch = "x86_64")]
+extern "C" fn failed(result: isize) -> c_long {
+    edge::set_errno(-result as i32);
+    -1
+}
+
+/// A system call of System V IPC, by number.
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C" fn system_v(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize) -> c_long {
+    let (a32, b32, c32) = (a as i32, b as i32, c as i32);
+    // SAFETY: the program's own arguments, for the call it named.
+    unsafe {
+        match number {
+            libc::SYS_shmget => shmget(a32, b, c32).into(),
+            libc::SYS_shmat => shmat(a32, b as *const c_void, c32) as c_long,
+            libc::SYS_shmdt => shmdt(a as *const c_void).into(),
+            libc::SYS_shmctl => shmctl(a32, b32, c as *mut c_void).into(),
+            libc::SYS_semget => semget(a32, b32, c32).into(),
+            libc::SYS_semop => semop(a32, b as *const c_void, c32 as u32 as usize).into(),
+            libc::SYS_semtimedop => {
+                semtimedop(a32, b as *const c_void, c32 as u32 as usize, d as *const c_void).into()
+            }
+            libc::SYS_semctl => semctl(a32, b32, c32, d as *mut c_void).into(),
+            libc::SYS_msgget => msgget(a32, b32).into(),
+            libc::SYS_msgsnd => msgsnd(a32, b as *const c_void, c, d as i32).into(),
+            libc::SYS_msgrcv => msgrcv(a32, b as *mut c_void, c, d as c_long, e as i32) as c_long,
+            libc::SYS_msgctl => msgctl(a32, b32, c as *mut c_void).into(),
+            _ => failed(-(libc::ENOSYS as isize)),
+        }
+    }
+}
