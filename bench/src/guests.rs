@@ -1,0 +1,108 @@
+//! The rows between two guests, each pinned to its own CPU.
+
+use crate::micro::{MicroOptions, iterations, play};
+use crate::party::{Guest, Party, Place, Where};
+use crate::row::{Row, Target};
+use anyhow::Result;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::sync::Arc;
+
+const ADDRESSES: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
+/// The handoffs, compared with two native processes and with TCP.
+const HANDOFFS: [&str; 2] = ["sem_handoff", "msg_pingpong_64"];
+
+/// A pair of guests with a network link of their own, and a worker in each.
+fn pair(place: &Place<'_>, port: &'static str, domains: [&'static str; 2], env: &[(&str, &str)]) -> Result<[Party; 2]> {
+    let (a, b) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let cards = [Arc::new(a), Arc::new(b)];
+    let guest = |i: usize| {
+        let guest = Guest { port, domain: domains[i], card: cards[i].clone(), address: ADDRESSES[i] };
+        let mut env = env.to_vec();
+        env.push(("VSHMEM_BENCH_PEER", ADDRESSES[1 - i]));
+        Party::start(place, &Where::Guest(guest), i, &env)
+    };
+    Ok([guest(0)?, guest(1)?])
+}
+
+/// Runs the rows that are wanted.
+pub(crate) fn rows(
+    options: &MicroOptions,
+    place: &Place<'_>,
+    port: &'static str,
+    key: i32,
+    wanted: &dyn Fn(&str) -> bool,
+    tell: &mut dyn FnMut(&Row),
+) -> Result<()> {
+    if wanted("shm_pingpong") || HANDOFFS.iter().any(|n| wanted(n)) {
+        spinning(options, place, port, key, wanted, tell)?;
+    }
+    if wanted("sem_handoff_sleeping") {
+        sleeping(options, place, port, key + 16, tell)?;
+    }
+    Ok(())
+}
+
+fn spinning(
+    options: &MicroOptions,
+    place: &Place<'_>,
+    port: &'static str,
+    key: i32,
+    wanted: &dyn Fn(&str) -> bool,
+    tell: &mut dyn FnMut(&Row),
+) -> Result<()> {
+    let mut guests = pair(place, port, ["bench-a", "bench-b"], &[])?;
+    let mut native = [Party::start(place, &Where::Local, 0, &[])?, Party::start(place, &Where::Local, 1, &[])?];
+    let names = [("shm_pingpong", 1.15), ("sem_handoff", 1.25), ("msg_pingpong_64", 1.25)];
+    for (i, (name, most)) in names.into_iter().enumerate().filter(|(_, (n, _))| wanted(n)) {
+        let n = iterations(options, 20_000);
+        let key = key + 2 * i as i32;
+        let mut against_native = Vec::new();
+        let mut against_tcp = Vec::new();
+        for round in 0..=options.rounds {
+            let value = play(&mut guests, name, key, n)?;
+            let baseline = play(&mut native, name, key + 1, n)?;
+            let tcp = if HANDOFFS.contains(&name) {
+                Some(play(&mut guests, "tcp_pingpong_64", 5000 + round as i32, iterations(options, 500))?)
+            } else {
+                None
+            };
+            if round > 0 {
+                against_native.push((value, baseline));
+                against_tcp.extend(tcp.map(|tcp| (value, tcp)));
+            }
+        }
+        guests[0].ask("remove", 0, key, 0)?;
+        native[0].ask("remove", 0, key + 1, 0)?;
+        let baseline = "Vshmem between two native processes";
+        tell(&Row::from_rounds(name, port, "ns", baseline, &against_native).target(Target::AtMost(most)));
+        if !against_tcp.is_empty() {
+            let baseline = "TCP between the same guests, 64 B";
+            tell(&Row::from_rounds(name, port, "ns", baseline, &against_tcp).target(Target::AtMost(0.01)));
+        }
+    }
+    Ok(())
+}
+
+/// Without spinning: each handoff goes by the front-ends and the back-end.
+fn sleeping(
+    options: &MicroOptions,
+    place: &Place<'_>,
+    port: &'static str,
+    key: i32,
+    tell: &mut dyn FnMut(&Row),
+) -> Result<()> {
+    let mut guests = pair(place, port, ["sleep-a", "sleep-b"], &[("VSHMEM_SPIN", "0")])?;
+    let n = iterations(options, 300);
+    let mut rounds = Vec::new();
+    for round in 0..=options.rounds {
+        let value = play(&mut guests, "sem_handoff", key, n)?;
+        let baseline = guests[0].ask("stream_roundtrip", 0, 0, n)? / n as f64;
+        if round > 0 {
+            rounds.push((value, baseline));
+        }
+    }
+    guests[0].ask("remove", 0, key, 0)?;
+    let baseline = "a request to the back-end and its answer, over the stream";
+    tell(&Row::from_rounds("sem_handoff_sleeping", port, "ns", baseline, &rounds).target(Target::AtMost(3.0)));
+    Ok(())
+}
