@@ -12,11 +12,21 @@ const ADDRESSES: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
 const HANDOFFS: [&str; 2] = ["sem_handoff", "msg_pingpong_64"];
 
 /// A pair of guests with a network link of their own, and a worker in each.
-fn pair(place: &Place<'_>, port: &'static str, domains: [&'static str; 2], env: &[(&str, &str)]) -> Result<[Party; 2]> {
+fn pair(
+    place: &Place<'_>,
+    port: &'static str,
+    domains: [&'static str; 2],
+    env: &[(&str, &str)],
+) -> Result<[Party; 2]> {
     let (a, b) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let cards = [Arc::new(a), Arc::new(b)];
     let guest = |i: usize| {
-        let guest = Guest { port, domain: domains[i], card: cards[i].clone(), address: ADDRESSES[i] };
+        let guest = Guest {
+            port,
+            domain: domains[i],
+            card: cards[i].clone(),
+            address: ADDRESSES[i],
+        };
         let mut env = env.to_vec();
         env.push(("VSHMEM_BENCH_PEER", ADDRESSES[1 - i]));
         Party::start(place, &Where::Guest(guest), i, &env)
@@ -51,8 +61,15 @@ fn spinning(
     tell: &mut dyn FnMut(&Row),
 ) -> Result<()> {
     let mut guests = pair(place, port, ["bench-a", "bench-b"], &[])?;
-    let mut native = [Party::start(place, &Where::Local, 0, &[])?, Party::start(place, &Where::Local, 1, &[])?];
-    let names = [("shm_pingpong", 1.15), ("sem_handoff", 1.25), ("msg_pingpong_64", 1.25)];
+    let mut native = [
+        Party::start(place, &Where::Local, 0, &[])?,
+        Party::start(place, &Where::Local, 1, &[])?,
+    ];
+    let names = [
+        ("shm_pingpong", 1.15),
+        ("sem_handoff", 1.25),
+        ("msg_pingpong_64", 1.25),
+    ];
     for (i, (name, most)) in names.into_iter().enumerate().filter(|(_, (n, _))| wanted(n)) {
         let n = iterations(options, 20_000);
         let key = key + 2 * i as i32;
@@ -62,7 +79,12 @@ fn spinning(
             let value = play(&mut guests, name, key, n)?;
             let baseline = play(&mut native, name, key + 1, n)?;
             let tcp = if HANDOFFS.contains(&name) {
-                Some(play(&mut guests, "tcp_pingpong_64", 5000 + round as i32, iterations(options, 500))?)
+                Some(play(
+                    &mut guests,
+                    "tcp_pingpong_64",
+                    5000 + round as i32,
+                    iterations(options, 500),
+                )?)
             } else {
                 None
             };
@@ -103,6 +125,8 @@ fn sleeping(
     }
     guests[0].ask("remove", 0, key, 0)?;
     let baseline = "a request to the back-end and its answer, over the stream";
-    tell(&Row::from_rounds("sem_handoff_sleeping", port, "ns", baseline, &rounds).target(Target::AtMost(3.0)));
+    tell(
+        &Row::from_rounds("sem_handoff_sleeping", port, "ns", baseline, &rounds).target(Target::AtMost(3.0)),
+    );
     Ok(())
 }

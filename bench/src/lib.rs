@@ -12,6 +12,7 @@
 //! | [`worker`] | the measured loops |
 //! | [`row`] | a result, as JSON and as a table line |
 
+mod guests;
 pub mod micro;
 pub mod party;
 pub mod row;

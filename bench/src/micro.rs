@@ -1,5 +1,6 @@
 //! Which rows `vshmem bench micro` has, and who plays in them.
 
+use crate::guests;
 use crate::party::{Party, Place, Where};
 use crate::row::{Row, Target};
 use anyhow::{Context, Result};
@@ -88,13 +89,13 @@ pub fn micro(options: &MicroOptions, tell: &mut dyn FnMut(&Row)) -> Result<()> {
         tell(&stream(options, &place, key + 1)?);
     }
     if let Some(port) = options.guests {
-        between_guests(options, &place, port, key + 2, &wanted, tell)?;
+        guests::rows(options, &place, port, key + 2, &wanted, tell)?;
     }
     drop(daemon);
     Ok(())
 }
 
-fn iterations(options: &MicroOptions, usual: u64) -> u64 {
+pub(crate) fn iterations(options: &MicroOptions, usual: u64) -> u64 {
     ((usual as f64 * options.scale) as u64).max(10)
 }
 
@@ -128,7 +129,7 @@ fn one_kernel(options: &MicroOptions, place: &Place<'_>, local: &Local, key: i32
 }
 
 /// One round: nanoseconds an iteration, as role 0 measured.
-fn play(parties: &mut [Party], test: &str, key: i32, n: u64) -> Result<f64> {
+pub(crate) fn play(parties: &mut [Party], test: &str, key: i32, n: u64) -> Result<f64> {
     for (role, party) in parties.iter_mut().enumerate().rev() {
         party.tell(test, role as u32, key, n)?;
     }
@@ -167,55 +168,22 @@ fn stream(options: &MicroOptions, place: &Place<'_>, key: i32) -> Result<Row> {
     .target(Target::AtLeast(0.85)))
 }
 
-/// The rows between two guests, each pinned to its own CPU.
-fn between_guests(
-    options: &MicroOptions,
-    place: &Place<'_>,
-    port: &'static str,
-    key: i32,
-    wanted: &dyn Fn(&str) -> bool,
-    tell: &mut dyn FnMut(&Row),
-) -> Result<()> {
-    const NAMES: [&str; 3] = ["shm_pingpong", "sem_handoff", "msg_pingpong_64"];
-    if !NAMES.iter().any(|n| wanted(n)) {
-        return Ok(());
-    }
-    let guest = |domain, cpu| Party::start(place, &Where::Guest(port, domain, Vec::new()), cpu, &[]);
-    let mut guests = [guest("bench-a", 0)?, guest("bench-b", 1)?];
-    let mut native = [
-        Party::start(place, &Where::Local, 0, &[])?,
-        Party::start(place, &Where::Local, 1, &[])?,
-    ];
-    for (i, name) in NAMES.into_iter().enumerate().filter(|(_, n)| wanted(n)) {
-        let n = iterations(options, 20_000);
-        let key = key + 2 * i as i32;
-        let mut rounds = Vec::new();
-        for round in 0..=options.rounds {
-            let value = play(&mut guests, name, key, n)?;
-            let baseline = play(&mut native, name, key + 1, n)?;
-            if round > 0 {
-                rounds.push((value, baseline));
-            }
-        }
-        guests[0].ask("remove", 0, key, 0)?;
-        native[0].ask("remove", 0, key + 1, 0)?;
-        let most = if name == "shm_pingpong" { 1.15 } else { 1.25 };
-        tell(
-            &Row::from_rounds(name, port, "ns", "Vshmem between two native processes", &rounds)
-                .target(Target::AtMost(most)),
-        );
-    }
-    Ok(())
-}
-
 /// The daemon the benchmark runs against: its own, in a temporary directory.
 struct Daemon(Child);
 
 impl Daemon {
     fn start(options: &MicroOptions, runtime: &std::path::Path) -> Result<Daemon> {
+        let config = runtime.join("bench.toml");
+        // Messages of 64 KiB need limits raised; everything else is as by default.
+        std::fs::write(
+            &config,
+            "log = \"warn\"\n[limits]\nmsgmax = 65536\nmsgmnb = 16384\n",
+        )?;
         let child = Command::new(&options.program)
             .args(["serve", "--runtime-dir"])
             .arg(runtime)
+            .arg("--config")
+            .arg(config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()

@@ -4,9 +4,11 @@
 
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -26,8 +28,21 @@ pub enum Where {
     Kernel,
     /// On this host, under `vshmem run`.
     Local,
-    /// In a guest of this port, in the domain of this name, with these extra arguments for `vm run`.
-    Guest(&'static str, &'static str, Vec<String>),
+    /// In a guest.
+    Guest(Guest),
+}
+
+/// A guest to run a worker in.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    /// Its port.
+    pub port: &'static str,
+    /// Its domain.
+    pub domain: &'static str,
+    /// Its network card: one end of a datagram socket pair.
+    pub card: Arc<OwnedFd>,
+    /// Its address.
+    pub address: &'static str,
 }
 
 /// A running worker.
@@ -52,19 +67,18 @@ impl Party {
                 .arg("--")
                 .arg(own)
                 .args(worker),
-            Where::Guest(port, domain, extra) => command
+            Where::Guest(guest) => command
                 .args([
                     "vm",
                     "run",
                     "--port",
-                    port,
+                    guest.port,
                     "--domain",
-                    domain,
+                    guest.domain,
                     "--cpus",
                     &cpu.to_string(),
                 ])
-                .args(extra)
-                .arg("--runtime-dir")
+                .args(["--network", &format!("{CARD},{}", guest.address), "--runtime-dir"])
                 .arg(place.runtime)
                 .arg("--")
                 .arg(own)
@@ -74,7 +88,11 @@ impl Party {
             .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        pin(&mut command, cpu);
+        let card = match at {
+            Where::Guest(guest) => Some(guest.card.clone()),
+            _ => None,
+        };
+        prepare(&mut command, cpu, card);
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
@@ -142,16 +160,24 @@ impl Drop for Party {
     }
 }
 
-/// Pins the child to a CPU.
+/// Number that a guest's network card has in the process that starts the guest.
+const CARD: i32 = 60;
+
+/// Pins the child to a CPU and hands it the network card.
 #[allow(unsafe_code)]
-fn pin(command: &mut Command, cpu: usize) {
+fn prepare(command: &mut Command, cpu: usize, card: Option<Arc<OwnedFd>>) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(cpu);
-    // SAFETY: sched_setaffinity is a plain system call: async-signal-safe.
+    // SAFETY: sched_setaffinity and dup2 are plain system calls: async-signal-safe.
     unsafe {
         command.pre_exec(move || {
             // A machine with one CPU still runs the benchmark, unpinned.
             let _ = rustix::thread::sched_setaffinity(None, &set);
+            if let Some(card) = &card
+                && libc::dup2(card.as_raw_fd(), CARD) < 0
+            {
+                return Err(std::io::Error::last_os_error());
+            }
             Ok(())
         });
     }

@@ -51,6 +51,7 @@ fn command(line: &str) -> Result<Duration> {
         "ring_stream_64k" => ring_stream(role, key, n),
         "attach_cycle" => attach_cycle(key, n),
         "tcp_pingpong_64" => tcp_pingpong(role, key, n),
+        "stream_roundtrip" => stream_roundtrip(n),
         "remove" => remove(key),
         _ => bail!("no such test: {test}"),
     }
@@ -244,6 +245,19 @@ fn tcp_pingpong(role: u32, port: i32, n: u64) -> Result<Duration> {
             if role == 1 {
                 stream.write_all(&buffer)?;
             }
+        }
+        Ok(())
+    })
+}
+
+/// A request that the back-end answers at once: from a guest it crosses the port's byte stream and comes back.
+fn stream_roundtrip(n: u64) -> Result<Duration> {
+    let runtime = vshmem_runtime::Runtime::global();
+    timed(|| {
+        for _ in 0..n {
+            runtime
+                .request(&vshmem_runtime::wire::Request::Ping)
+                .map_err(|f| anyhow::anyhow!("{f:?}"))?;
         }
         Ok(())
     })
