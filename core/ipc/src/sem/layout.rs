@@ -19,7 +19,8 @@
 //!  100  u32     last unit
 //!  104  u64   sequence number of the next sleeper
 //!  112  u32   number of queued sleepers
-//!  116        12 bytes spare
+//!  116        4 bytes spare
+//!  120  u64   always 0: where sleepers and removal meet (see `wait`)
 //!  128        S semaphore words of 8 bytes               (S is the number of semaphores)
 //!             S side records of 32 bytes                 (queues and counters of a semaphore)
 //!             64 x u32 heads of the chains of undo records
@@ -82,6 +83,7 @@ pub(super) const ALTER_AT: usize = 88;
 pub(super) const CONST_AT: usize = 96;
 pub(super) const SEQUENCE_AT: usize = 104;
 pub(super) const SLEEPERS_AT: usize = 112;
+pub(super) const MEETING_AT: usize = 120;
 pub(super) const WORDS_AT: usize = 128;
 
 /// Bytes of a unit of the arena.
@@ -244,7 +246,7 @@ pub const fn extent_bytes(nsems: u32) -> usize {
 
 const _: () = {
     assert!(OTIME_AT == OWN_AT && WHEN_AT + 8 == HEADER && USED_AT == HEADER);
-    assert!(SLEEPERS_AT + 16 == WORDS_AT && WORDS_AT.is_multiple_of(UNIT));
+    assert!(MEETING_AT + 8 == WORDS_AT && SLEEPERS_AT + 8 == MEETING_AT && WORDS_AT.is_multiple_of(UNIT));
     assert!(slot::OPS + 8 * INLINE == UNIT && chunk::OPS + 8 * CHUNKED == UNIT);
     assert!(slot::UNDO == 48 && slot::CHUNK + 4 == slot::OPS && undo::STAMP + 8 == undo::ADJUST);
     assert!(side::TOUCHED + 8 == SIDE);

@@ -19,7 +19,6 @@ use super::layout::{
 };
 use super::slot::{queued, state};
 use super::update::{Changed, Wakes};
-use crate::header::CONTROL_AT;
 use crate::lock::{self, BACKEND, Guard, Owner, RECOVERING};
 use crate::sysv::SEMVMX;
 use crate::{Control, Corrupt, LockWait, State, Sweep, World};
@@ -302,11 +301,8 @@ impl<W: Words> SemSet<'_, W> {
     /// Wakes every sleeper with EIDRM (back-end only); the caller has stored a control word that says so. Takes no lock: a sleeper
     /// looks at the control word itself, so this only has to reach those that sleep (see `wait`).
     pub fn remove(&self, world: &impl World) {
-        // SeqCst: [removed] the control word's store comes before the looks below, for a sleeper that is just lying down.
-        let control = self.words.load64(CONTROL_AT, Ordering::SeqCst);
-        let _ =
-            self.words
-                .compare_exchange64(CONTROL_AT, control, control, Ordering::SeqCst, Ordering::SeqCst);
+        // For a sleeper that is just lying down: see `wait`.
+        self.meet();
         self.each_slot(|at, state| {
             if queued(state) {
                 self.move_from_queued(at + slot::STATE, state::REMOVED);
@@ -332,7 +328,7 @@ impl<W: Words> SemSet<'_, W> {
         let _ = self.blocks(used, |unit, kind| {
             if kind == kind::SLOT {
                 let at = self.unit_at(unit);
-                visit(at, self.words.load32(at + slot::STATE, Ordering::SeqCst));
+                visit(at, self.words.load32(at + slot::STATE, Ordering::Acquire));
             }
             Ok(())
         });

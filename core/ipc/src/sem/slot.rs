@@ -323,10 +323,10 @@ impl<W: Words> SemSet<'_, W> {
             if !queued(found) {
                 break;
             }
-            // Release: [granted] pairs with the sleeper's acquire. SeqCst: with the sleeper's own exchange to SLEEPING.
+            // Release: [granted] pairs with the sleeper's acquire.
             match self
                 .words
-                .compare_exchange32(at, found, to, Ordering::SeqCst, Ordering::Relaxed)
+                .compare_exchange32(at, found, to, Ordering::AcqRel, Ordering::Relaxed)
             {
                 Ok(was) => return was,
                 Err(other) => found = other,

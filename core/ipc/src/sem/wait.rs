@@ -4,10 +4,11 @@
 //! 1. The waker moves the state before the sleeper sets SLEEPING: the sleeper's exchange fails and it sees the result.
 //! 2. After SLEEPING is set, before the sleeper sleeps: the state differs from what the sleep expects, which therefore returns at once.
 //! 3. While it sleeps: the waker saw SLEEPING in the exchange that moved the state, and wakes.
-//! 4. Removal stores the control word, then moves every queued state it finds. A slot that it did not find was queued later, and its
-//!    sleeper looks at the control word after it has set SLEEPING (both sides are SeqCst).
+//! 4. Removal stores the control word, meets, then moves every queued state it finds; a sleeper sets SLEEPING, meets, then looks at the
+//!    control word. To meet is to exchange one word for itself (`meet`). Whoever does so second sees all that the first did before: the
+//!    sleeper the control word, or removal the slot.
 
-use super::layout::slot;
+use super::layout::{MEETING_AT, slot};
 use super::slot::{Slot, queued, state};
 use super::{SemError, SemSet};
 use crate::lock::{self, LockError};
@@ -30,12 +31,11 @@ impl<W: Words> SemSet<'_, W> {
         let at = slot.at + slot::STATE;
         loop {
             // Acquire: [granted] what the waker did before it granted is seen.
-            let found = self.words.load32(at, Ordering::SeqCst);
+            let found = self.words.load32(at, Ordering::Acquire);
             if !queued(found) {
                 return self.result(at, found);
             }
-            if Control(self.words.load64(crate::header::CONTROL_AT, Ordering::SeqCst)).state() != State::Live
-            {
+            if Control::load(self.words).state() != State::Live {
                 return Err(SemError::Removed);
             }
             let left = if found & state::SLEEPING != 0 {
@@ -52,19 +52,30 @@ impl<W: Words> SemSet<'_, W> {
                     }
                     Spin::Enough => {
                         let sleeping = found | state::SLEEPING;
-                        let _ = self.words.compare_exchange32(
-                            at,
-                            found,
-                            sleeping,
-                            Ordering::SeqCst,
-                            Ordering::SeqCst,
-                        );
+                        let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
+                        let _ = self.words.compare_exchange32(at, found, sleeping, order, failed);
+                        self.meet();
                         continue;
                     }
                     Spin::Interrupted => SemError::Interrupted,
                 }
             };
             return self.leave(world, control, slot, left);
+        }
+    }
+
+    /// Orders what was done before it with what comes after it, against everybody else who meets.
+    pub(super) fn meet(&self) {
+        let mut found = self.words.load64(MEETING_AT, Ordering::Relaxed);
+        for _ in 0..TRIES {
+            // AcqRel: [meeting] each exchange reads the one before it.
+            match self
+                .words
+                .compare_exchange64(MEETING_AT, found, found, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(other) => found = other,
+            }
         }
     }
 

@@ -17,7 +17,7 @@ fn ordeal(seed: u64, one_in: u64, nsems: u32) {
         let set = SemSet::at(&heap, nsems);
         let last = nsems as u16 - 1;
         let _ = start(&set, &clients[0], &[undo(last, 2)]);
-        let _ = start(&set, &clients[1], &vec![op(0, -1); 12]);
+        let _ = start(&set, &clients[1], &[op(0, -1); 12]);
         let _ = start(&set, &clients[2], &[op(0, -1)]);
         let _ = start(&set, &clients[2], &[undo(last, 0)]);
         let _ = start(&set, &clients[3], &[op(0, -3), op(last, 1)]);
@@ -41,7 +41,7 @@ fn ordeal(seed: u64, one_in: u64, nsems: u32) {
             0 | 1 => said(set.op(world, control, &[op(num, amount)])),
             2 => said(set.op(world, control, &[undo(num, amount)])),
             3 => said(set.op(world, control, &[op(num, amount), op(0, 1), undo(num, 1)])),
-            4 => said(set.op(world, control, &vec![undo(num, amount); 30])),
+            4 => said(set.op(world, control, &[undo(num, amount); 30])),
             5 => said(set.set_value(world, control, num.into(), 3)),
             6 => said(set.set_all(world, control, &vec![2; nsems as usize])),
             7 => {
