@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`backend`] | the back-end: registry, construct memory, local clients, guests' streams |
+//! | [`frontend`] | the front-end: a guest's clients, its sleepers, the stream to the back-end |
 //! | [`clients`] | local clients' connections, processes and deaths: both daemons' |
 //! | [`keeper`] | the process that holds a daemon's descriptors and starts it again |
 //! | [`process`] | what is needed of the operating system |
@@ -15,6 +16,7 @@
 mod backend;
 mod clients;
 mod config;
+mod frontend;
 mod keeper;
 mod process;
 mod sockets;
@@ -40,11 +42,33 @@ pub struct ServeOptions {
     pub pool: Option<u64>,
 }
 
+/// What `vshmem join` is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JoinOptions {
+    /// The port's name; `auto` or nothing: whichever is found.
+    pub port: Option<String>,
+    /// The domain's name, which the host decides: joining fails if it is another one.
+    pub domain: Option<String>,
+    /// The runtime directory, over what the environment says.
+    pub runtime_dir: Option<PathBuf>,
+}
+
+/// What a front-end in a process of the host's own kernel is given, instead of a port that it would find.
+#[derive(Debug)]
+pub struct Given {
+    /// A stream whose other end the back-end has.
+    pub stream: OwnedFd,
+    /// The group's pool.
+    pub pool: OwnedFd,
+}
+
 /// What a daemon is to be: the keeper tells it.
 #[derive(Debug, Serialize, Deserialize)]
 enum Role {
     /// The back-end.
     Serve(Config),
+    /// The front-end.
+    Join(frontend::Setup),
 }
 
 /// Serves until SIGTERM, SIGINT or SIGHUP: the back-end, kept by this process.
@@ -60,6 +84,32 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let lock = sockets::lock(&config.runtime_dir)?;
     let kept: Vec<(String, OwnedFd)> = vec![(sockets::LOCK.into(), lock)];
     keeper::keep(vshmem_wire::encode(&Role::Serve(config)), kept)
+}
+
+/// Joins the group from inside a guest, until SIGTERM, SIGINT or SIGHUP, or the back-end stops: the front-end, kept by this process. `given` is for
+/// a front-end without a virtual machine.
+///
+/// # Errors
+/// If this machine is no guest, the back-end refuses it, or the daemon dies again and again.
+pub fn join(options: JoinOptions, given: Option<Given>) -> anyhow::Result<()> {
+    let setup = frontend::Setup {
+        port: options.port.unwrap_or_else(|| "auto".into()),
+        domain: options.domain,
+        runtime_dir: sockets::runtime_dir(options.runtime_dir.as_deref())?,
+        log: "info".into(),
+    };
+    start_logging(&setup.log);
+    let lock = sockets::lock(&setup.runtime_dir)?;
+    let mut kept: Vec<(String, OwnedFd)> = vec![(sockets::LOCK.into(), lock)];
+    match given {
+        Some(Given { stream, pool }) => {
+            kept.push((frontend::STREAM.into(), stream));
+            kept.push((frontend::POOL.into(), pool));
+        }
+        // What is missing is better said before there is a daemon.
+        None => drop(vshmem_port_select::guest(&setup.port)?),
+    }
+    keeper::keep(vshmem_wire::encode(&Role::Join(setup)), kept)
 }
 
 /// To be called first in `main`: if a keeper started this process, it is a daemon, and this gives its exit status when it has ended. Else None.
@@ -86,6 +136,10 @@ fn daemon(handover: keeper::Handover) -> anyhow::Result<()> {
         Role::Serve(config) => {
             start_logging(&config.log);
             backend::run(config, handover)
+        }
+        Role::Join(setup) => {
+            start_logging(&setup.log);
+            frontend::run(setup, handover)
         }
     }
 }

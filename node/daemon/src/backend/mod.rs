@@ -38,7 +38,7 @@ use vshmem_registry::{Command, Done, Registry, Sweep};
 use vshmem_wire::Failure;
 use vshmem_words::Mapping;
 
-pub(crate) use requests::is_domain_name;
+pub(crate) use requests::{check_version, is_domain_name, set_window};
 pub(crate) use start::run;
 
 /// The log is rewritten as a snapshot when it has grown to this, or to four snapshots.

@@ -134,9 +134,16 @@ impl Clients {
             .collect()
     }
 
-    /// Pid and start time of a client's process.
-    pub(crate) fn process(&self, client: u32) -> Option<(u32, u64)> {
-        self.processes.get(&client).map(|p| (p.pid, p.start))
+    /// All clients whose processes live, also those whose program was replaced by exec.
+    pub(crate) fn known(&self) -> Vec<u32> {
+        self.processes.keys().copied().collect()
+    }
+
+    /// All processes: client number, pid, start time, whether the program was replaced by exec.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = (u32, u32, u64, bool)> {
+        self.processes
+            .iter()
+            .map(|(&client, p)| (client, p.pid, p.start, p.execed))
     }
 
     /// The user at the other end of a client's connection.
@@ -307,8 +314,9 @@ impl Clients {
         link.asked(seq, pidfd);
         link.uid = who.uid;
         let (door, fork) = (link.door, link.fork);
-        if hello.resume.is_none() {
-            self.retire_old_image(reactor, who.pid, who.start, events);
+        let mut hello = hello;
+        if hello.resume.is_none() && fork.is_none() {
+            hello.resume = self.same_image(reactor, who.pid, who.start, events);
         }
         events.push(Event::Hello {
             link: number,
@@ -320,9 +328,16 @@ impl Clients {
         });
     }
 
-    /// A process says hello as if for the first time: whatever client it was before, without a living connection and without memory of
-    /// ours, was another program.
-    fn retire_old_image(&mut self, reactor: &Reactor, pid: u32, start: u64, events: &mut Vec<Event>) {
+    /// A process says hello as if for the first time. If it is a client already whose program still runs (its effective uid has changed, say, or
+    /// a second library of ours is in it), it goes on as that one, with the new connection and the new identity instead of the old; what was
+    /// another program's before exec ends.
+    fn same_image(
+        &mut self,
+        reactor: &Reactor,
+        pid: u32,
+        start: u64,
+        events: &mut Vec<Event>,
+    ) -> Option<u32> {
         let old: Vec<(u32, Option<u32>)> = self
             .processes
             .iter()
@@ -330,16 +345,19 @@ impl Clients {
             .map(|(client, p)| (*client, p.link))
             .collect();
         for (client, link) in old {
-            match link.and_then(|l| self.links.get(&l)) {
-                Some(open) if !socket::ended(open.fd.as_fd()) => {}
-                Some(_) => {
-                    if let Some(link) = link {
-                        self.close(reactor, link, None, events);
-                    }
-                }
+            let open = link.and_then(|l| self.links.get(&l));
+            if open.is_some_and(|open| !socket::ended(open.fd.as_fd())) {
+                return Some(client);
+            }
+            match link {
+                Some(link) => self.close(reactor, link, None, events),
                 None => self.audit(client, events),
             }
+            if self.processes.get(&client).is_some_and(|p| !p.execed) {
+                return Some(client);
+            }
         }
+        None
     }
 
     /// The client has no connection: does its process still run the same program?
@@ -455,16 +473,6 @@ impl Clients {
         events.push(Event::Gone { client, exec: false });
     }
 
-    /// Forgets a client that the registry has forgotten; its process may live.
-    pub(crate) fn forget(&mut self, reactor: &Reactor, client: u32) {
-        if let Some(process) = self.processes.remove(&client) {
-            reactor.forget(&process.pidfd);
-            if let Some(link) = process.link.and_then(|l| self.links.remove(&l)) {
-                reactor.forget(&link.fd);
-            }
-        }
-    }
-
     /// Answers a client's request.
     pub(crate) fn answer(
         &mut self,
@@ -493,13 +501,6 @@ impl Clients {
         self.send(reactor, number, seq, Err(failure), Vec::new(), events);
         if self.links.contains_key(&number) {
             self.close(reactor, number, Some(&why), events);
-        }
-    }
-
-    /// Ends a client's connection, saying why in the log.
-    pub(crate) fn cut_off(&mut self, reactor: &Reactor, client: u32, why: &str, events: &mut Vec<Event>) {
-        if let Some(link) = self.processes.get(&client).and_then(|p| p.link) {
-            self.close(reactor, link, Some(why), events);
         }
     }
 

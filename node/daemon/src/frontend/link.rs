@@ -1,0 +1,271 @@
+//! The stream to the back-end: hello, what is under way on it, answers.
+//!
+//! Whatever was not answered is kept, and sent again after the back-end was restarted; the registry carries nothing out twice.
+
+use super::{Connecting, Domain, Entry, Frontend};
+use crate::backend::set_window;
+use crate::clients::Event;
+use crate::process::reactor::{Ready, Token};
+use crate::process::stream::StreamError;
+use rustix::fd::OwnedFd;
+use std::time::{Duration, Instant};
+use vshmem_wire::request::Welcome;
+use vshmem_wire::stream::Connected;
+use vshmem_wire::{Down, Failure, Reply, Up, VERSION, Verdict, Window};
+
+/// Silence that is worth a line in the log.
+const SILENCE: Duration = Duration::from_secs(10);
+
+impl Frontend {
+    /// Tells the back-end something.
+    pub(super) fn tell(&mut self, up: &Up) {
+        if let Err(e) = self.stream.send(up) {
+            self.lost(&e);
+        }
+    }
+
+    fn lost(&mut self, why: &StreamError) {
+        if self.end.is_none() {
+            tracing::error!("the back-end is gone ({why}): ending");
+            self.end = Some(Ok(()));
+        }
+    }
+
+    /// Says hello, with the clients that live here.
+    pub(super) fn greet(&mut self) {
+        self.greeting = true;
+        let up = Up::Hello {
+            version: VERSION,
+            layout: vshmem_ipc::header::LAYOUT,
+            domain: self.setup.domain.clone(),
+            clients: self.clients.known(),
+        };
+        self.tell(&up);
+    }
+
+    /// Once a second: a heartbeat, or the hello again that was not answered.
+    pub(super) fn sign_of_life(&mut self) {
+        if self.greeting {
+            self.greet();
+        } else if !self.stream.is_behind() {
+            self.tell(&Up::Heartbeat);
+        }
+        if !self.silent && self.heard.elapsed() > SILENCE {
+            self.silent = true;
+            tracing::warn!("the back-end has been silent for {SILENCE:?}");
+        }
+    }
+
+    pub(super) fn settle_stream(&mut self) {
+        let behind = self.stream.is_behind();
+        if behind != self.stream_watched_for_writing {
+            self.stream_watched_for_writing = behind;
+            let _ = self
+                .reactor
+                .interest(self.stream.fd(), Token::Stream(0), true, behind);
+        }
+    }
+
+    pub(super) fn stream_ready(&mut self, ready: Ready, events: &mut Vec<Event>) {
+        if let Err(e) = self.listen(ready, events) {
+            self.lost(&e);
+        }
+    }
+
+    fn listen(&mut self, ready: Ready, events: &mut Vec<Event>) -> Result<(), StreamError> {
+        if ready.writable {
+            self.stream.flush()?;
+        }
+        if !ready.readable {
+            return Ok(());
+        }
+        self.stream.fill()?;
+        self.heard = Instant::now();
+        self.silent = false;
+        loop {
+            match self.stream.take::<Down>() {
+                Ok(Some(down)) => self.on_down(down, events),
+                Ok(None) => return Ok(()),
+                Err(StreamError::Wire(e)) => {
+                    let why =
+                        format!("the back-end says what cannot be read ({e}): another version of Vshmem?");
+                    self.end = Some(Err(why));
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn on_down(&mut self, down: Down, events: &mut Vec<Event>) {
+        match down {
+            Down::Welcome {
+                domain,
+                name,
+                space,
+                seconds,
+                pool_bytes,
+                keys,
+            } => {
+                self.time.tick(seconds);
+                let domain = Domain {
+                    number: domain,
+                    name,
+                    space,
+                    keys,
+                };
+                self.welcomed(domain, pool_bytes);
+            }
+            Down::Refused { why } => self.end = Some(Err(format!("the back-end refuses: {why}"))),
+            Down::Connected { tag, outcome } => {
+                if let Some(connecting) = self.connecting.remove(&tag) {
+                    self.connected(connecting, outcome, events);
+                }
+            }
+            Down::Answer { client, seq, body } => {
+                if self.requests.remove(&(client, seq)).is_some() {
+                    let (verdict, fds) = self.with_descriptor(body);
+                    self.clients
+                        .answer(&self.reactor, client, seq, verdict, fds, events);
+                }
+            }
+            Down::Ring => self.sleepers.look(),
+            Down::Restarted => {
+                tracing::warn!("the back-end was restarted");
+                self.greet();
+            }
+            Down::Heartbeat { seconds } => self.time.tick(seconds),
+            Down::Goodbye => {
+                tracing::warn!("the back-end has stopped: ending");
+                self.end = Some(Ok(()));
+            }
+        }
+    }
+
+    /// The back-end knows this domain (again): now everything unanswered is asked (again).
+    fn welcomed(&mut self, domain: Domain, pool_bytes: u64) {
+        self.greeting = false;
+        if self.domain.is_none() {
+            tracing::info!(domain = %domain.name, number = domain.number, space = domain.space, port = self.port.name(), "joined");
+        }
+        self.domain = Some(domain);
+        if !self.sleepers.can_look() {
+            if let Err(e) = self.open_windows(pool_bytes) {
+                self.end = Some(Err(format!("the shared memory cannot be used: {e:#}")));
+                return;
+            }
+            self.keeper.ready();
+        }
+        let again: Vec<Up> = self
+            .forks
+            .iter()
+            .map(|(&fork, &client)| Up::ForkPrepare { client, fork })
+            .chain(self.connecting.iter().map(|(&tag, c)| connect(tag, c)))
+            .chain(self.requests.iter().map(|(&(client, seq), body)| Up::Request {
+                client,
+                seq,
+                body: body.clone(),
+            }))
+            .collect();
+        for up in again {
+            self.tell(&up);
+        }
+        self.sleepers.look();
+    }
+
+    fn open_windows(&mut self, pool_bytes: u64) -> anyhow::Result<()> {
+        let (file, window) = self.port.window(true)?;
+        let bytes = match window {
+            Window::Direct => pool_bytes,
+            Window::Whole { bytes } => bytes,
+        };
+        self.sleepers.map(&file, bytes)?;
+        self.windows = Some(((file, window), self.port.window(false)?));
+        Ok(())
+    }
+
+    fn connected(
+        &mut self,
+        connecting: Connecting,
+        outcome: Result<Connected, Failure>,
+        events: &mut Vec<Event>,
+    ) {
+        let Connecting {
+            link, seq, who, fork, ..
+        } = connecting;
+        if let Some(fork) = fork {
+            self.end_fork(fork);
+        }
+        let welcome = outcome.and_then(|connected| self.welcome_of(connected, who.pid));
+        match welcome {
+            Err(failure) => self.clients.refuse(&self.reactor, link, seq, failure, events),
+            Ok((welcome, fds)) => {
+                let (client, pid, start) = (welcome.client, who.pid, who.start);
+                self.note(&Entry::Client { client, pid, start });
+                let reply = (Ok(Reply::Welcome(welcome)), fds);
+                self.clients
+                    .welcome(&self.reactor, link, client, (pid, start), reply, events);
+            }
+        }
+    }
+
+    fn welcome_of(&self, connected: Connected, pid: u32) -> Result<(Welcome, Vec<OwnedFd>), Failure> {
+        let domain = self.domain.as_ref().ok_or(Failure::errno(libc::EAGAIN))?;
+        let opened =
+            |e: std::io::Error| Failure::because(libc::ENOMEM, format!("no page for the client: {e}"));
+        let fds = vec![
+            self.time.reader().map_err(opened)?,
+            rustix::io::fcntl_dupfd_cloexec(self.sleepers.file(), 0).map_err(|e| opened(e.into()))?,
+        ];
+        let welcome = Welcome {
+            version: VERSION,
+            client: connected.client,
+            domain: domain.number,
+            name: domain.name.clone(),
+            space: domain.space,
+            undo: connected.undo,
+            pid,
+            next_seq: connected.next_seq,
+            limits: connected.limits,
+            keys: domain.keys.clone(),
+        };
+        Ok((welcome, fds))
+    }
+
+    /// Adds the descriptor of the shared memory to an answer that grants some.
+    fn with_descriptor(&self, verdict: Verdict) -> (Verdict, Vec<OwnedFd>) {
+        let memory = match &verdict {
+            Ok(Reply::Attached { memory, .. }) => Some(memory),
+            Ok(Reply::Opened { memory, .. }) => memory.as_ref(),
+            _ => None,
+        };
+        let Some(writable) = memory.map(|m| m.writable) else {
+            return (verdict, Vec::new());
+        };
+        let window = self
+            .windows
+            .as_ref()
+            .map(|(both, reading)| if writable { both } else { reading });
+        let file = window.map(|(file, window)| (rustix::io::fcntl_dupfd_cloexec(file, 0), *window));
+        match (verdict, file) {
+            (Ok(mut reply), Some((Ok(file), window))) => {
+                set_window(&mut reply, window);
+                (Ok(reply), vec![file])
+            }
+            _ => {
+                let why = "the shared memory cannot be handed out";
+                (Err(Failure::because(libc::ENOMEM, why)), Vec::new())
+            }
+        }
+    }
+}
+
+/// The message that asks for a client number.
+pub(super) fn connect(tag: u64, connecting: &Connecting) -> Up {
+    Up::Connect {
+        tag,
+        who: connecting.who.clone(),
+        resume: connecting.resume,
+        fork: connecting.fork,
+    }
+}

@@ -1,0 +1,193 @@
+//! The front-end daemon, inside a guest: the local authority on who a caller is, when it dies, and whom to wake.
+//!
+//! Its clients' requests go over the port's byte stream to the back-end; answers come back, and where one grants memory, the descriptor is added
+//! here. It decides nothing about constructs.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`link`] | the stream: hello, requests under way, answers |
+//! | [`local`] | local clients: their hellos, requests, forks, deaths |
+//! | [`sleepers`] | the wait page: tickets, and waking those whose word has changed |
+//! | [`start`] | a first life, or one that follows another; the end |
+
+mod link;
+mod local;
+mod sleepers;
+mod start;
+
+use crate::clients::{Clients, Event};
+use crate::keeper::{Journal, Keeper};
+use crate::process::pages::TimePage;
+use crate::process::reactor::{Reactor, Ready, Token};
+use crate::process::stream::Stream;
+use anyhow::{Context, bail};
+use rustix::fd::OwnedFd;
+use serde::{Deserialize, Serialize};
+use sleepers::Sleepers;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+use vshmem_port::guest::GuestPort;
+use vshmem_wire::{Credentials, Request, Window};
+
+pub(crate) use start::{POOL, STREAM, run};
+
+/// What a front-end is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    /// The port's name, or `auto`.
+    pub(crate) port: String,
+    /// The name the domain must have.
+    pub(crate) domain: Option<String>,
+    /// Where the socket is.
+    pub(crate) runtime_dir: PathBuf,
+    /// What is logged.
+    pub(crate) log: String,
+}
+
+/// An entry of the front-end's own state log.
+#[derive(Debug, Serialize, Deserialize)]
+enum Entry {
+    /// A process is a client.
+    Client { client: u32, pid: u32, start: u64 },
+    /// Its program was replaced by exec.
+    Execed { client: u32 },
+    /// It is gone.
+    Gone { client: u32 },
+    /// It got these entries of the wait page.
+    Tickets { client: u32, tickets: Vec<u32> },
+}
+
+/// What the back-end's welcome said.
+#[derive(Debug, Clone)]
+struct Domain {
+    number: u16,
+    name: String,
+    space: u16,
+    keys: Option<String>,
+}
+
+/// A hello that waits for the back-end.
+#[derive(Debug)]
+struct Connecting {
+    link: u32,
+    seq: u64,
+    who: Credentials,
+    resume: Option<u32>,
+    fork: Option<u64>,
+}
+
+/// The front-end.
+struct Frontend {
+    setup: Setup,
+    reactor: Reactor,
+    clients: Clients,
+    keeper: Keeper,
+    port: Box<dyn GuestPort>,
+    stream: Stream,
+    stream_watched_for_writing: bool,
+    /// None until the back-end's first welcome.
+    domain: Option<Domain>,
+    /// The back-end owes an answer to a hello: ask again with each second.
+    greeting: bool,
+    heard: Instant,
+    silent: bool,
+    connecting: BTreeMap<u64, Connecting>,
+    next_tag: u64,
+    requests: BTreeMap<(u32, u64), Request>,
+    /// Forks under way, and their parents.
+    forks: BTreeMap<u64, u32>,
+    next_fork: u64,
+    /// The memory's descriptors, for reading and writing, and for reading.
+    windows: Option<((OwnedFd, Window), (OwnedFd, Window))>,
+    sleepers: Sleepers,
+    time: TimePage,
+    journal: Journal,
+    clock: OwnedFd,
+    signals: OwnedFd,
+    restarts: u32,
+    /// Set when the daemon is to end: what to say.
+    end: Option<Result<(), String>>,
+}
+
+impl Frontend {
+    fn turn(&mut self) -> anyhow::Result<()> {
+        let until = self.sleepers.next_look();
+        let ready = self.reactor.wait(until).context("waiting")?;
+        for ready in ready {
+            self.on_ready(ready);
+        }
+        self.sleepers.look_if_due();
+        self.settle_stream();
+        Ok(())
+    }
+
+    fn on_ready(&mut self, ready: Ready) {
+        let mut events = Vec::new();
+        match ready.token {
+            Token::Door(door) => self.clients.accept(&self.reactor, door),
+            Token::Link(link) => {
+                self.clients
+                    .link_ready(&self.reactor, link, ready.readable, ready.writable, &mut events);
+            }
+            Token::Process(client) => self.clients.process_ended(&self.reactor, client, &mut events),
+            Token::Stream(_) => self.stream_ready(ready, &mut events),
+            Token::Keeper => self.keeper_ended(),
+            Token::Signal => {
+                if crate::process::signals::came(&self.signals) {
+                    self.end = Some(Ok(()));
+                }
+            }
+            Token::Clock => self.second(&mut events),
+        }
+        self.deal_with(events);
+    }
+
+    fn deal_with(&mut self, mut events: Vec<Event>) {
+        while !events.is_empty() {
+            let mut more = Vec::new();
+            for event in events {
+                self.on_event(event, &mut more);
+            }
+            events = more;
+        }
+    }
+
+    fn second(&mut self, events: &mut Vec<Event>) {
+        let mut expirations = [0u8; 8];
+        let _ = rustix::io::read(&self.clock, &mut expirations);
+        self.clients.expire(&self.reactor, events);
+        self.sign_of_life();
+        self.shorten_log();
+    }
+
+    fn keeper_ended(&mut self) {
+        if let Some(socket) = self.keeper.socket() {
+            self.reactor.forget(socket);
+        }
+        self.keeper.ended();
+        tracing::error!("the keeper has ended: this daemon goes on, but will not be restarted");
+    }
+
+    fn note(&mut self, entry: &Entry) {
+        match postcard::to_allocvec(entry) {
+            Ok(bytes) => {
+                if let Err(e) = self.journal.append(&bytes) {
+                    tracing::error!("{e}");
+                }
+            }
+            Err(e) => tracing::error!("an entry cannot be written to the log: {e}"),
+        }
+    }
+
+    /// Runs until the end, and says why it came.
+    fn until_the_end(&mut self) -> anyhow::Result<()> {
+        while self.end.is_none() {
+            self.turn()?;
+        }
+        match self.end.take() {
+            Some(Err(why)) => bail!(why),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The wait page: whoever sleeps in this guest sleeps here, since a futex does not work on the memory that is shared with other kernels.
+//!
+//! A sleeper writes which word it watches and for which value to go on sleeping (`vshmem_wire::pages`); whenever this domain is rung, and ten times a
+//! second as long as anybody has an entry, the watched words are compared and those that changed are woken. That one look covers lost bells, wakers
+//! that died, and scribbled words. Clients can write anything into the page: a wrong entry wakes nobody, or its owner too often.
+
+use crate::process::pages::{WaitPage, map_for_ever, wake_futex};
+use rustix::fd::{AsFd, BorrowedFd};
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, Instant};
+use vshmem_wire::pages::{ACTIVE_AT, ENTRY, EXPECTED_AT, SEQUENCE_AT, TICKETS, WATCHED_AT};
+use vshmem_words::{Mapping, Ordering, Words};
+
+/// Pause between two looks that nobody asked for.
+const LOOK: Duration = Duration::from_millis(100);
+/// Most entries that one client may have.
+const MOST_PER_CLIENT: usize = 4096;
+
+/// The wait page and who has which entry.
+#[derive(Debug)]
+pub(super) struct Sleepers {
+    page: WaitPage,
+    pool: Option<Mapping>,
+    owned: BTreeMap<u32, Vec<u32>>,
+    free: Vec<u32>,
+    next_look: Option<Instant>,
+}
+
+impl Sleepers {
+    /// Nobody sleeps yet.
+    pub(super) fn new(page: WaitPage) -> Self {
+        Sleepers {
+            page,
+            pool: None,
+            owned: BTreeMap::new(),
+            free: (1..TICKETS).rev().collect(),
+            next_look: None,
+        }
+    }
+
+    /// The page's descriptor, for clients and the keeper.
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.page.file()
+    }
+
+    /// Whether the memory is mapped.
+    pub(super) fn can_look(&self) -> bool {
+        self.pool.is_some()
+    }
+
+    /// Maps the memory whose words are watched.
+    pub(super) fn map(&mut self, window: impl AsFd, bytes: u64) -> io::Result<()> {
+        self.pool = Some(map_for_ever(window, bytes as usize)?);
+        Ok(())
+    }
+
+    /// Gives a client entries; fewer than asked for if there are no more.
+    pub(super) fn lease(&mut self, client: u32, count: u32) -> Vec<u32> {
+        let owned = self.owned.entry(client).or_default();
+        let count = (count as usize).min(MOST_PER_CLIENT.saturating_sub(owned.len()));
+        let given = self.free.split_off(self.free.len() - count.min(self.free.len()));
+        for &ticket in &given {
+            self.page
+                .words
+                .store32(at(ticket) + ACTIVE_AT, 0, Ordering::Relaxed);
+        }
+        owned.extend(&given);
+        self.next_look.get_or_insert_with(Instant::now);
+        given
+    }
+
+    /// A former life gave a client these.
+    pub(super) fn restore(&mut self, client: u32, tickets: &[u32]) {
+        self.free.retain(|t| !tickets.contains(t));
+        self.owned.entry(client).or_default().extend(tickets);
+        self.next_look.get_or_insert_with(Instant::now);
+    }
+
+    /// A client is gone: its entries are free again.
+    pub(super) fn take_back(&mut self, client: u32) {
+        for ticket in self.owned.remove(&client).unwrap_or_default() {
+            self.page
+                .words
+                .store32(at(ticket) + ACTIVE_AT, 0, Ordering::Relaxed);
+            self.free.push(ticket);
+        }
+        if self.owned.is_empty() {
+            self.next_look = None;
+        }
+    }
+
+    /// Who has which entries.
+    pub(super) fn owned(&self) -> impl Iterator<Item = (u32, &[u32])> {
+        self.owned
+            .iter()
+            .map(|(client, tickets)| (*client, tickets.as_slice()))
+    }
+
+    /// When to look without being asked.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.next_look
+    }
+
+    /// Looks if it is time.
+    pub(super) fn look_if_due(&mut self) {
+        if self.next_look.is_some_and(|at| at <= Instant::now()) {
+            self.look();
+        }
+    }
+
+    /// Wakes whoever watches a word that has changed.
+    pub(super) fn look(&mut self) {
+        if let Some(pool) = &self.pool {
+            for &ticket in self.owned.values().flatten() {
+                look_at(&self.page.words, pool, ticket);
+            }
+        }
+        if self.next_look.is_some() {
+            self.next_look = Some(Instant::now() + LOOK);
+        }
+    }
+}
+
+fn at(ticket: u32) -> usize {
+    ticket as usize * ENTRY
+}
+
+fn look_at(page: &Mapping, pool: &Mapping, ticket: u32) {
+    let entry = at(ticket);
+    // Acquire: pairs with the sleeper's release of the word that says it sleeps, so that what it watches is seen.
+    if page.load32(entry + ACTIVE_AT, Ordering::Acquire) != 1 {
+        return;
+    }
+    let expected = page.load32(entry + EXPECTED_AT, Ordering::Relaxed);
+    let Ok(watched) = usize::try_from(page.load64(entry + WATCHED_AT, Ordering::Relaxed)) else {
+        return;
+    };
+    let fits = watched % 4 == 0 && watched.checked_add(4).is_some_and(|end| end <= pool.len());
+    if !fits || pool.load32(watched, Ordering::Acquire) == expected {
+        return;
+    }
+    let sequence = page.load32(entry + SEQUENCE_AT, Ordering::Relaxed);
+    page.store32(entry + SEQUENCE_AT, sequence.wrapping_add(1), Ordering::Release);
+    wake_futex(page, entry + SEQUENCE_AT);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::pages::sealed_memfd;
+
+    fn sleepers() -> (Sleepers, Mapping) {
+        let mut sleepers = Sleepers::new(WaitPage::new().unwrap());
+        let pool = sealed_memfd("vshmem-test", 8192).unwrap();
+        sleepers.map(&pool, 8192).unwrap();
+        (sleepers, map_for_ever(&pool, 8192).unwrap())
+    }
+
+    fn sleep(sleepers: &Sleepers, ticket: u32, watched: u64, expected: u32) {
+        let words = &sleepers.page.words;
+        words.store64(at(ticket) + WATCHED_AT, watched, Ordering::Relaxed);
+        words.store32(at(ticket) + EXPECTED_AT, expected, Ordering::Relaxed);
+        words.store32(at(ticket) + ACTIVE_AT, 1, Ordering::Release);
+    }
+
+    fn sequence(sleepers: &Sleepers, ticket: u32) -> u32 {
+        sleepers
+            .page
+            .words
+            .load32(at(ticket) + SEQUENCE_AT, Ordering::Relaxed)
+    }
+
+    #[test]
+    fn who_watches_a_changed_word_is_woken_and_nobody_else() {
+        let (mut sleepers, pool) = sleepers();
+        let tickets = sleepers.lease(20, 2);
+        sleep(&sleepers, tickets[0], 64, 7);
+        sleep(&sleepers, tickets[1], 128, 0);
+        pool.store32(64, 7, Ordering::Relaxed);
+        sleepers.look();
+        assert_eq!(
+            (sequence(&sleepers, tickets[0]), sequence(&sleepers, tickets[1])),
+            (0, 0)
+        );
+        pool.store32(64, 8, Ordering::Relaxed);
+        sleepers.look();
+        assert_eq!(
+            (sequence(&sleepers, tickets[0]), sequence(&sleepers, tickets[1])),
+            (1, 0)
+        );
+    }
+
+    #[test]
+    fn rubbish_in_the_page_harms_nobody() {
+        let (mut sleepers, _pool) = sleepers();
+        let tickets = sleepers.lease(20, 3);
+        sleep(&sleepers, tickets[0], u64::MAX, 1);
+        sleep(&sleepers, tickets[1], 8190, 1);
+        sleep(&sleepers, tickets[2], 8192, 1);
+        sleepers.look();
+        assert!(tickets.iter().all(|t| sequence(&sleepers, *t) == 0));
+    }
+
+    #[test]
+    fn entries_are_leased_once_and_come_back() {
+        let (mut sleepers, _pool) = sleepers();
+        let mut all = Vec::new();
+        for client in 0..5 {
+            all.extend(sleepers.lease(client, u32::MAX));
+        }
+        assert_eq!(all.len(), TICKETS as usize - 1);
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), TICKETS as usize - 1);
+        assert!(!all.contains(&0));
+        for client in 0..5 {
+            sleepers.take_back(client);
+        }
+        assert_eq!(sleepers.next_look(), None);
+        assert_eq!(sleepers.lease(9, 1).len(), 1);
+    }
+}

@@ -1,0 +1,231 @@
+//! The front-end's start, after nobody or after a former life of itself, and its end.
+
+use super::sleepers::Sleepers;
+use super::{Entry, Frontend, Setup};
+use crate::clients::Clients;
+use crate::config::SocketConfig;
+use crate::keeper::{Handover, Journal, Keeper};
+use crate::process::pages::{self, TimePage, WaitPage};
+use crate::process::reactor::{Reactor, Token};
+use crate::process::stream::Stream;
+use crate::process::{clock, signals};
+use crate::sockets;
+use anyhow::Context;
+use rustix::fd::{AsFd, OwnedFd};
+use std::collections::BTreeMap;
+use std::time::Instant;
+use vshmem_port::guest::GuestPort;
+
+/// What the keeper holds, by name.
+const LOG: &str = "log";
+const TIME: &str = "time";
+const WAIT: &str = "wait";
+const DOOR: &str = "door";
+pub(super) const FORK: &str = "fork/";
+/// Descriptors of a front-end in a process of the host's kernel, given from outside.
+pub(crate) const STREAM: &str = "given/stream";
+pub(crate) const POOL: &str = "given/pool";
+/// The log is written anew when it has grown to this.
+const LOG_BYTES: u64 = 256 << 10;
+/// Connections of one user.
+const CONNECTIONS: usize = 4096;
+
+/// Runs the front-end until it is told to stop, or the back-end stops.
+pub(crate) fn run(setup: Setup, handover: Handover) -> anyhow::Result<()> {
+    let mut frontend = Frontend::start(setup, handover)?;
+    frontend.greet();
+    let end = frontend.until_the_end();
+    if end.is_ok() || frontend.domain.is_none() {
+        frontend.stop();
+    }
+    end
+}
+
+fn choose_port(setup: &Setup, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<Box<dyn GuestPort>> {
+    match (kept.remove(STREAM), kept.remove(POOL)) {
+        (Some(stream), Some(pool)) => Ok(vshmem_port_select::local_guest(stream, pool)),
+        _ => vshmem_port_select::guest(&setup.port),
+    }
+}
+
+/// Clients of a former life, as its log tells: pid, start time, and whether the program was replaced.
+#[derive(Default)]
+struct Past {
+    clients: BTreeMap<u32, (u32, u64, bool)>,
+    tickets: BTreeMap<u32, Vec<u32>>,
+}
+
+fn recall(log: Option<OwnedFd>) -> anyhow::Result<(Journal, Past)> {
+    let mut past = Past::default();
+    let Some(log) = log else {
+        return Ok((Journal::new()?, past));
+    };
+    let (journal, entries) = Journal::adopt(log)?;
+    for entry in entries {
+        match postcard::from_bytes(&entry).context("an entry of the state log")? {
+            Entry::Client { client, pid, start } => {
+                past.clients.insert(client, (pid, start, false));
+            }
+            Entry::Execed { client } => {
+                past.tickets.remove(&client);
+                if let Some(known) = past.clients.get_mut(&client) {
+                    known.2 = true;
+                }
+            }
+            Entry::Gone { client } => {
+                past.clients.remove(&client);
+                past.tickets.remove(&client);
+            }
+            Entry::Tickets { client, tickets } => past.tickets.entry(client).or_default().extend(tickets),
+        }
+    }
+    Ok((journal, past))
+}
+
+fn open_door(setup: &Setup, kept: Option<OwnedFd>, keeper: &Keeper) -> anyhow::Result<OwnedFd> {
+    let config = SocketConfig {
+        mode: 0o666,
+        uid: None,
+        gid: None,
+    };
+    let door = match kept {
+        Some(door) => door,
+        None => sockets::listen(&sockets::path(&setup.runtime_dir, None), &config)?,
+    };
+    keeper.keep(DOOR, door.as_fd());
+    Ok(door)
+}
+
+impl Frontend {
+    fn start(setup: Setup, handover: Handover) -> anyhow::Result<Self> {
+        let Handover {
+            restarts,
+            mut kept,
+            keeper,
+            ..
+        } = handover;
+        let port = choose_port(&setup, &mut kept)?;
+        let stream = Stream::new(port.stream()?).context("the stream to the back-end")?;
+        let time = kept.remove(TIME).map_or_else(TimePage::new, TimePage::adopt);
+        let time = time.context("making the time page")?;
+        let page = kept.remove(WAIT).map_or_else(WaitPage::new, WaitPage::adopt);
+        let page = page.context("making the wait page")?;
+        let (journal, past) = recall(kept.remove(LOG))?;
+        let door = open_door(&setup, kept.remove(DOOR), &keeper)?;
+        let mut frontend = Frontend {
+            setup,
+            reactor: Reactor::new().context("epoll")?,
+            clients: Clients::new(CONNECTIONS),
+            keeper,
+            port,
+            stream,
+            stream_watched_for_writing: false,
+            domain: None,
+            greeting: true,
+            heard: Instant::now(),
+            silent: false,
+            connecting: BTreeMap::new(),
+            next_tag: 1,
+            requests: BTreeMap::new(),
+            forks: BTreeMap::new(),
+            next_fork: pages::now() << 20,
+            windows: None,
+            sleepers: Sleepers::new(page),
+            time,
+            journal,
+            clock: clock::seconds().context("making the clock")?,
+            signals: signals::stop_signals().context("preparing for signals")?,
+            restarts,
+            end: None,
+        };
+        frontend.set_up(door)?;
+        frontend.resume(past, kept);
+        Ok(frontend)
+    }
+
+    fn set_up(&mut self, door: OwnedFd) -> anyhow::Result<()> {
+        if self.time.seconds() == 0 {
+            // Until the back-end says what time it is.
+            self.time.tick(pages::now());
+        }
+        self.time.set_restarts(self.restarts);
+        self.keeper.keep(TIME, self.time.file());
+        self.keeper.keep(WAIT, self.sleepers.file());
+        self.keeper.keep(LOG, self.journal.file());
+        self.reactor.watch(&self.clock, Token::Clock)?;
+        self.reactor.watch(&self.signals, Token::Signal)?;
+        self.reactor.watch(self.stream.fd(), Token::Stream(0))?;
+        if let Some(socket) = self.keeper.socket() {
+            self.reactor.watch(socket, Token::Keeper)?;
+        }
+        self.clients.add_door(&self.reactor, door)?;
+        Ok(())
+    }
+
+    /// Clients that died meanwhile are not watched, so the hello does not list them, so the back-end cleans up after them.
+    fn resume(&mut self, past: Past, kept: BTreeMap<String, OwnedFd>) {
+        for (client, (pid, start, execed)) in past.clients {
+            if self.clients.track(&self.reactor, client, pid, start, execed) {
+                if let Some(tickets) = past.tickets.get(&client) {
+                    self.sleepers.restore(client, tickets);
+                }
+            } else {
+                self.note(&Entry::Gone { client });
+            }
+        }
+        for (name, fd) in kept {
+            let Some((fork, parent)) = name
+                .strip_prefix(FORK)
+                .and_then(|rest| rest.split_once('/'))
+                .and_then(|(fork, parent)| Some((fork.parse().ok()?, parent.parse().ok()?)))
+            else {
+                continue;
+            };
+            if self.clients.add_fork(&self.reactor, fd, parent, fork).is_ok() {
+                self.forks.insert(fork, parent);
+            }
+        }
+        let mut events = Vec::new();
+        self.clients.audit_all(&mut events);
+        self.deal_with(events);
+    }
+
+    /// Writes the log anew when it has grown long.
+    pub(super) fn shorten_log(&mut self) {
+        if self.journal.bytes() < LOG_BYTES {
+            return;
+        }
+        let entries = self
+            .clients
+            .processes()
+            .flat_map(|(client, pid, start, execed)| {
+                let known = Entry::Client { client, pid, start };
+                std::iter::once(known).chain(execed.then_some(Entry::Execed { client }))
+            })
+            .chain(self.sleepers.owned().map(|(client, tickets)| Entry::Tickets {
+                client,
+                tickets: tickets.to_vec(),
+            }));
+        let written = Journal::new()
+            .map_err(anyhow::Error::from)
+            .and_then(|mut journal| {
+                for entry in entries {
+                    journal.append(&postcard::to_allocvec(&entry)?)?;
+                }
+                Ok(journal)
+            });
+        match written {
+            Ok(journal) => {
+                self.keeper.keep(LOG, journal.file());
+                self.journal = journal;
+            }
+            Err(e) => tracing::error!("the state log cannot be shortened: {e:#}"),
+        }
+    }
+
+    fn stop(&mut self) {
+        let _ = self.stream.flush();
+        sockets::remove(&sockets::path(&self.setup.runtime_dir, None));
+        sockets::clear(&self.setup.runtime_dir);
+    }
+}
