@@ -96,7 +96,7 @@ pub fn join(options: JoinOptions, given: Option<Given>) -> anyhow::Result<()> {
         port: options.port.unwrap_or_else(|| "auto".into()),
         domain: options.domain,
         runtime_dir: sockets::runtime_dir(options.runtime_dir.as_deref())?,
-        log: "info".into(),
+        log: "warn".into(),
     };
     start_logging(&setup.log);
     let lock = sockets::lock(&setup.runtime_dir)?;

@@ -82,7 +82,7 @@ impl Config {
     pub(crate) fn new(runtime_dir: PathBuf) -> Self {
         Config {
             runtime_dir,
-            log: "info".into(),
+            log: "warn".into(),
             socket: SocketConfig {
                 mode: 0o666,
                 uid: None,
