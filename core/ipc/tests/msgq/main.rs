@@ -1,7 +1,7 @@
 //! V-msgq from outside: its rules, a plain model beside it, deaths at every store, a peer that writes rubbish, loom.
 mod death;
 mod hostile;
-// mod loom;
+mod loom;
 mod model;
 mod partly;
 mod player;
