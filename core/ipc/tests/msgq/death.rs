@@ -113,9 +113,7 @@ fn at_every_store(
         }
         check(&left);
         assert_eq!((stat(&heap).qnum, stat(&heap).cbytes), (0, 0));
-        // Nothing leaked: almost everything can be had in one piece again.
-        Queue::at(&heap).set_qbytes(&Player::new(1), 1 << 20).unwrap();
-        send(&heap, &Player::new(6), 1, &vec![1; 65536 - 1664 - 64 - 9 * 64]).expect("no block leaked");
+        nothing_leaked(&heap);
         if !died {
             return;
         }
@@ -130,6 +128,12 @@ fn sweep_and_check(heap: &Heap, stores: u32) {
     let _ = Queue::at(heap).sweep(&back_end, 1);
     assert_eq!(Queue::at(heap).sweep(&back_end, DEAD), Ok(Sweep::Done));
     audit(heap);
+}
+
+/// Almost everything can be had in one piece again.
+fn nothing_leaked(heap: &Heap) {
+    Queue::at(heap).set_qbytes(&Player::new(1), 1 << 20).unwrap();
+    send(heap, &Player::new(6), 1, &vec![1; 65536 - 1664 - 64 - 9 * 64]).expect("no block leaked");
 }
 
 fn four(heap: &Heap) {
@@ -264,6 +268,7 @@ fn a_sender_to_waiting_receivers_dies_at_every_store() {
             let expected = (text[0] == 4).then(|| (4, vec![5; len]));
             assert!(left.is_none() || left == expected, "{left:?}");
             assert_eq!(next(&heap), None);
+            nothing_leaked(&heap);
         }
     }
 }
@@ -290,7 +295,33 @@ fn a_receiver_before_waiting_senders_dies_at_every_store() {
             let expected = if one.is_ok() { 2 } else { 1 };
             assert_eq!(next(&heap), Some((expected, vec![expected as u8; len])));
             assert_eq!(next(&heap), None);
-            audit(&heap);
+            nothing_leaked(&heap);
+        }
+    }
+}
+
+/// The dying receiver makes room for a living sender's message, for which a living receiver waits: it arrives once, and never goes missing between
+/// the two.
+#[test]
+fn a_receiver_between_a_waiting_sender_and_a_waiting_receiver_dies_at_every_store() {
+    for len in [10usize, 2000] {
+        for stores in 0..500 {
+            let heap = queue_memory(len as u64);
+            heap.grow(65536);
+            send(&heap, &Player::new(6), 1, &vec![1; len]).unwrap();
+            let sent = RefCell::new(None);
+            let sender = Player::new(8).then(|| {
+                let words = Dying::after(&heap, stores);
+                let _ = receive(&words, &Player::new(DEAD), 3000, 1, NOWAIT);
+                sweep_and_check(&heap, stores);
+            });
+            let receiver =
+                Player::new(7).then(|| *sent.borrow_mut() = Some(send(&heap, &sender, 2, &vec![2; len])));
+            let got = receive(&heap, &receiver, 3000, 2, WAIT);
+            assert_eq!(got.is_ok(), sent.take().unwrap().is_ok(), "after {stores} stores");
+            assert_eq!(next(&heap).is_none(), got.is_ok(), "after {stores} stores");
+            assert_eq!(next(&heap), None);
+            nothing_leaked(&heap);
         }
     }
 }
