@@ -243,7 +243,8 @@ fn a_waiting_sender_dies_at_every_store() {
 #[test]
 fn a_sender_to_waiting_receivers_dies_at_every_store() {
     for len in [9usize, 2000] {
-        for stores in 0..400 {
+        let died = Cell::new(true);
+        for stores in (0..2000).take_while(|_| died.get()) {
             let heap = queue_memory(16384);
             heap.grow(65536);
             let outcome = RefCell::new(None);
@@ -251,6 +252,7 @@ fn a_sender_to_waiting_receivers_dies_at_every_store() {
                 .then(|| {
                     let words = Dying::after(&heap, stores);
                     let _ = send(&words, &Player::new(DEAD), 4, &vec![4; len]);
+                    died.set(words.died());
                     sweep_and_check(&heap, stores);
                 })
                 .then(|| {
@@ -277,7 +279,8 @@ fn a_sender_to_waiting_receivers_dies_at_every_store() {
 #[test]
 fn a_receiver_before_waiting_senders_dies_at_every_store() {
     for len in [10usize, 2000] {
-        for stores in 0..500 {
+        let died = Cell::new(true);
+        for stores in (0..2000).take_while(|_| died.get()) {
             let heap = queue_memory(len as u64);
             heap.grow(65536);
             send(&heap, &Player::new(6), 1, &vec![1; len]).unwrap();
@@ -285,6 +288,7 @@ fn a_receiver_before_waiting_senders_dies_at_every_store() {
             let second = Player::new(8).then(|| {
                 let words = Dying::after(&heap, stores);
                 let _ = receive(&words, &Player::new(DEAD), 3000, 0, NOWAIT);
+                died.set(words.died());
                 sweep_and_check(&heap, stores);
             });
             let first =
@@ -305,7 +309,8 @@ fn a_receiver_before_waiting_senders_dies_at_every_store() {
 #[test]
 fn a_receiver_between_a_waiting_sender_and_a_waiting_receiver_dies_at_every_store() {
     for len in [10usize, 2000] {
-        for stores in 0..500 {
+        let died = Cell::new(true);
+        for stores in (0..2000).take_while(|_| died.get()) {
             let heap = queue_memory(len as u64);
             heap.grow(65536);
             send(&heap, &Player::new(6), 1, &vec![1; len]).unwrap();
@@ -313,6 +318,7 @@ fn a_receiver_between_a_waiting_sender_and_a_waiting_receiver_dies_at_every_stor
             let sender = Player::new(8).then(|| {
                 let words = Dying::after(&heap, stores);
                 let _ = receive(&words, &Player::new(DEAD), 3000, 1, NOWAIT);
+                died.set(words.died());
                 sweep_and_check(&heap, stores);
             });
             let receiver =
@@ -336,13 +342,15 @@ fn a_client_dies_while_it_takes_in_an_extent_or_makes_slots() {
         });
         let _ = receive(words, &one, 9, 77, WAIT);
     }
-    for stores in 0..900 {
+    let died = Cell::new(true);
+    for stores in (0..2000).take_while(|_| died.get()) {
         let heap = queue_memory(16384);
         four(&heap);
         heap.grow(65536);
         let words = Dying::after(&heap, stores);
         nested(&words, 17);
         let _ = send(&words, &Player::new(DEAD), 5, &[5; 7000]);
+        died.set(words.died());
         sweep_and_check(&heap, stores);
         let left = std::iter::from_fn(|| next(&heap))
             .map(|m| m.0)
