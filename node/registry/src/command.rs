@@ -2,7 +2,9 @@
 //!
 //! **Order and repetition.** The daemon writes a command to its log (unless [`Command::changes`] says it changes nothing), then applies it, then
 //! carries out the effects in the order given, then answers. If it is killed in between, its successor replays the log, carries out the effects of
-//! the *last* command once more, and then those of [`crate::Registry::restarted`]. So each effect must bear repetition; each says how.
+//! the *last* command once more, and then those of [`crate::Registry::restarted`]. So each effect must bear repetition; each says how. Effects that may
+//! lead to further commands (Sweep, SetQbytes, Inspect, CheckLock) come after all others: when such a command has become the last one, nothing of the
+//! first one's is lost that would not be begun again anyway, and no older control word is stored over a newer.
 
 use serde::{Deserialize, Serialize};
 use vshmem_wire::stream::Connected;
@@ -111,6 +113,16 @@ pub enum Command {
     },
     /// The administrator changed the limits.
     SetLimits(Limits),
+}
+
+impl Effect {
+    /// Whether carrying it out may lead to a command.
+    pub(crate) fn leads_on(&self) -> bool {
+        matches!(
+            self,
+            Effect::Sweep(_) | Effect::SetQbytes { .. } | Effect::Inspect { .. } | Effect::CheckLock { .. }
+        )
+    }
 }
 
 impl Command {

@@ -171,6 +171,7 @@ impl Registry {
                 Ok(Done::Nothing)
             }
         };
+        fx.sort_by_key(Effect::leads_on);
         Outcome { reply, effects: fx }
     }
 
@@ -273,7 +274,15 @@ impl Registry {
 
     /// After the daemon was restarted, and the log replayed: what was under way and must be begun again.
     pub fn restarted(&self) -> Vec<Effect> {
-        self.sweeps.iter().copied().map(Effect::Sweep).collect()
+        let sweeps = self.sweeps.iter().copied().map(Effect::Sweep);
+        // Nobody says when senders have heard of a changed limit.
+        let changed = |c: &&Construct| c.life == Life::Live && c.limits != 0;
+        let limits = self.msg.slots.values().filter_map(|&serial| {
+            let construct = self.constructs.get(&serial).filter(changed)?;
+            let qbytes = construct.qbytes();
+            Some(Effect::SetQbytes { serial, qbytes })
+        });
+        sweeps.chain(limits).collect()
     }
 
     /// Sweeps under way.

@@ -230,6 +230,32 @@ fn a_domain_that_goes_takes_its_clients_with_it() {
 }
 
 #[test]
+fn what_may_lead_to_further_commands_comes_last() {
+    let mut g = Group::new();
+    let guest = g.domain("guest");
+    for key in 1..4 {
+        let p = g.process_in(guest, 1000);
+        let shm = g.shmget(p, 0, 100, 0o600).unwrap();
+        g.attach(p, shm).unwrap();
+        g.remove(p, Kind::Shm, shm).unwrap();
+        let sem = g.semget(p, key, 1, CREAT | 0o600).unwrap();
+        g.open(p, Kind::Sem, sem).unwrap();
+    }
+    g.apply(Command::DomainDown { domain: guest }).unwrap();
+    let first_sweep = g
+        .effects
+        .iter()
+        .position(|e| matches!(e, Effect::Sweep(_)))
+        .unwrap();
+    let last_release = g
+        .effects
+        .iter()
+        .rposition(|e| matches!(e, Effect::Release { .. }))
+        .unwrap();
+    assert!(last_release < first_sweep);
+}
+
+#[test]
 fn a_front_end_that_was_restarted_says_who_is_alive() {
     let mut g = Group::new();
     let guest = g.domain("guest");

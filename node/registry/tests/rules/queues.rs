@@ -42,7 +42,7 @@ fn qbytes_begins_at_msgmnb_and_raising_it_above_needs_cap_sys_resource() {
 }
 
 #[test]
-fn a_changed_qbytes_is_told_to_the_queue_before_the_control_word_shows_it() {
+fn a_changed_qbytes_is_told_to_the_queue() {
     let mut g = Group::new();
     let p = g.process(1000);
     let id = g.msgget(p, 7, CREAT | 0o600).unwrap();
@@ -50,10 +50,14 @@ fn a_changed_qbytes_is_told_to_the_queue_before_the_control_word_shows_it() {
     assert!(matches!(
         g.effects[..],
         [
-            Effect::SetQbytes { qbytes: 100, .. },
             Effect::SetCtime { .. },
-            Effect::Control { .. }
+            Effect::Control { .. },
+            Effect::SetQbytes { qbytes: 100, .. },
         ]
+    ));
+    assert!(matches!(
+        g.registry.restarted()[..],
+        [Effect::SetQbytes { qbytes: 100, .. }]
     ));
     set_qbytes(&mut g, p, id, 100).unwrap();
     assert!(matches!(
