@@ -15,6 +15,10 @@ pub(crate) const VERSION: u32 = 1;
 /// Bytes of one direction of one stream that may be on their way.
 pub(crate) const WINDOW: usize = 64 << 10;
 
+/// The guest confirms what it has read from the stream in portions of at least this many bytes: there are streams that take
+/// only a small burst ([`vshmem_port::boot::Machine::burst`]), which must be larger than this.
+pub(crate) const CONFIRM: usize = 1024;
+
 /// The largest body: a start message with a large environment.
 pub(crate) const BODY_MAX: usize = 4 << 20;
 
@@ -103,6 +107,10 @@ pub(crate) enum Message {
     Failed(String),
     /// Guest: something the user should know.
     Note(String),
+    /// Guest: so many more bytes have been read from the stream, see [`CONFIRM`].
+    Heard(u32),
+    /// Guest: a signal has been passed to the program.
+    SignalTaken,
     /// Host: what to do.
     Start(Box<Start>),
     /// Host: program input.
@@ -155,6 +163,8 @@ impl Message {
             Self::Ended(Outcome::Signaled(signal)) => text(out, 8, &[*signal]),
             Self::Failed(said) => text(out, 9, said.as_bytes()),
             Self::Note(said) => text(out, 10, said.as_bytes()),
+            Self::Heard(n) => number(out, 11, *n),
+            Self::SignalTaken => 12,
             Self::Start(start) => {
                 // Serialising into memory cannot fail for this type: it has no maps, floats or unsized sequences.
                 text(out, 65, &postcard::to_allocvec(start).unwrap_or_default())
@@ -188,6 +198,8 @@ impl Message {
             8 => Self::Ended(Outcome::Signaled(byte()?)),
             9 => Self::Failed(said()),
             10 => Self::Note(said()),
+            11 => Self::Heard(number()?),
+            12 => Self::SignalTaken,
             65 => Self::Start(postcard::from_bytes(body).ok()?),
             66 => Self::Input(body.to_vec()),
             67 => Self::InputEnd,
@@ -284,6 +296,8 @@ mod tests {
             Message::Running,
             Message::InputTaken(70_000),
             Message::InputClosed,
+            Message::Heard(1),
+            Message::SignalTaken,
             Message::Ended(Outcome::Exited(3)),
             Message::Ended(Outcome::Signaled(9)),
             Message::Failed("no".to_owned()),

@@ -85,6 +85,12 @@ pub trait Machine: Send {
     /// Told once, when the first process in the guest speaks: what was needed only to boot can go.
     fn booted(&mut self);
 
+    /// How many bytes the host may have on their way to the guest on the stdio stream that the guest has not confirmed to
+    /// have read.
+    fn burst(&self) -> usize {
+        usize::MAX
+    }
+
     /// Ends the machine now, with every process that belongs to it, and waits until they are gone.
     fn stop(&mut self);
 }

@@ -37,6 +37,10 @@ pub const PROGRAM_VARIABLE: &str = "VSHMEM_UML";
 /// mappings, and it panics in early boot.
 const MEMORY_AND_POOL_MAX: u64 = 2 << 30;
 
+/// When 4096 bytes that nobody has read yet stand in a guest's serial line, the line is throttled, and a 6.1 kernel never
+/// listens to it again.
+const LINE_BURST: usize = 3072;
+
 /// Below this the kernel does not come up with an overlay and one program.
 const MEMORY_MIN: u64 = 64 << 20;
 
@@ -349,6 +353,10 @@ impl Machine for UmlMachine {
 
     fn booted(&mut self) {
         self.folder = None;
+    }
+
+    fn burst(&self) -> usize {
+        LINE_BURST
     }
 
     fn stop(&mut self) {

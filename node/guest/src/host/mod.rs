@@ -275,6 +275,16 @@ pub enum RunError {
         /// The last lines of its console.
         console: String,
     },
+    /// The guest did not pass on a signal that was meant for the program.
+    #[error("guest {domain} does not answer for {seconds:.0} s; it was ended{console}")]
+    Silent {
+        /// Its name.
+        domain: String,
+        /// The limit.
+        seconds: f64,
+        /// The last lines of its console.
+        console: String,
+    },
     /// The machine ended by itself before the program did.
     #[error("guest {domain} ended before its program did{console}")]
     Died {

@@ -25,6 +25,8 @@ use crate::frame::{Channel, Decoder, Message, Outcome, Start, VERSION, WINDOW};
 
 /// How long the guest may take to power off after the program ended.
 const LEAVING: Duration = Duration::from_secs(5);
+/// How long the guest may take to pass a signal to the program.
+const ANSWER: Duration = Duration::from_secs(10);
 /// Standard input is read in pieces of this size.
 const PIECE: usize = 16 << 10;
 
@@ -66,12 +68,16 @@ pub(super) struct Session {
     machine: Box<dyn Machine>,
     stream: Option<OwnedFd>,
     queue: Vec<u8>,
+    /// Sent, and not confirmed by the guest to have been read.
+    on_the_way: usize,
     decoder: Decoder,
     console: Console,
     input: Input,
     sinks: [Sink; 2],
     signals: Signals,
     interrupts: u32,
+    /// When the guest must have passed on the signal that it was given.
+    answer_by: Option<Instant>,
     limits: Limits,
     phase: Phase,
     deadline: Option<Instant>,
@@ -93,6 +99,7 @@ impl Session {
             machine,
             stream: Some(stream),
             queue: Vec::new(),
+            on_the_way: 0,
             decoder: Decoder::default(),
             console: Console::new(console),
             input: Input {
@@ -102,6 +109,7 @@ impl Session {
             sinks: [Sink::new(streams.stdout), Sink::new(streams.stderr)],
             signals,
             interrupts: 0,
+            answer_by: None,
             limits,
             phase: Phase::Booting,
             deadline: Instant::now().checked_add(limits.boot),
@@ -159,6 +167,14 @@ impl Session {
                 console: self.console.tail(),
             });
         }
+        if self.answer_by.is_some_and(|by| Instant::now() >= by) {
+            let (domain, console) = (self.domain.clone(), self.console.tail());
+            return Err(RunError::Silent {
+                domain,
+                seconds: ANSWER.as_secs_f64(),
+                console,
+            });
+        }
         if late {
             let (domain, console) = (self.domain.clone(), self.console.tail());
             return Err(match (self.phase, self.limits.run) {
@@ -193,7 +209,7 @@ impl Session {
         }
         if let Some(stream) = &self.stream {
             watched.push((Source::StreamIn, stream.as_fd(), PollFlags::IN));
-            if !self.queue.is_empty() {
+            if !self.queue.is_empty() && self.burst() > 0 {
                 watched.push((Source::StreamOut, stream.as_fd(), PollFlags::OUT));
             }
         }
@@ -287,12 +303,18 @@ impl Session {
                 self.sinks[channel.index()].push(&bytes);
                 self.grant(channel);
             }
+            (Message::Heard(n), _) => {
+                self.on_the_way = self.on_the_way.saturating_sub(n as usize);
+                self.send();
+            }
+            (Message::SignalTaken, _) => self.answer_by = None,
             (Message::InputTaken(n), Phase::Running) => {
                 self.input.credit = self.input.credit.saturating_add(n as usize).min(WINDOW);
             }
             (Message::InputClosed, Phase::Running) => self.input.fd = None,
             (Message::Ended(outcome), Phase::Booting | Phase::Running) => {
                 self.phase = Phase::Leaving(outcome);
+                self.answer_by = None;
                 self.deadline = Instant::now().checked_add(LEAVING);
                 self.say(&Message::Goodbye);
             }
@@ -332,13 +354,29 @@ impl Session {
         self.send();
     }
 
+    /// Bytes that the stream may take now.
+    fn burst(&self) -> usize {
+        self.machine
+            .burst()
+            .saturating_sub(self.on_the_way)
+            .min(self.queue.len())
+    }
+
     fn send(&mut self) {
+        let burst = self.burst();
         let Some(stream) = &self.stream else {
             self.queue.clear();
             return;
         };
-        match rustix::net::send(stream, &self.queue, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(n) => drop(self.queue.drain(..n)),
+        match rustix::net::send(
+            stream,
+            &self.queue[..burst],
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        ) {
+            Ok(n) => {
+                self.queue.drain(..n);
+                self.on_the_way += n;
+            }
             Err(Errno::INTR | Errno::AGAIN) => {}
             // The machine is going; what it said last is still to be read.
             Err(_) => self.queue.clear(),
@@ -379,6 +417,9 @@ impl Session {
         for signal in self.signals.take() {
             let ends = signal != 1;
             self.interrupts += u32::from(ends);
+            if let Phase::Leaving(_) = self.phase {
+                continue;
+            }
             if self.phase == Phase::Booting || (ends && self.interrupts > 1) {
                 return Err(RunError::Interrupted {
                     domain: self.domain.clone(),
@@ -386,6 +427,7 @@ impl Session {
                 });
             }
             self.say(&Message::Signal(signal));
+            self.answer_by = self.answer_by.or_else(|| Instant::now().checked_add(ANSWER));
         }
         Ok(())
     }

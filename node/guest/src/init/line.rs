@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr};
 
-use crate::frame::{Decoder, Message};
+use crate::frame::{CONFIRM, Decoder, Message};
 
 /// One end of the stream.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(super) struct Line {
     file: File,
     decoder: Decoder,
     frame: Vec<u8>,
+    unconfirmed: usize,
 }
 
 impl Line {
@@ -31,6 +32,7 @@ impl Line {
             file: fd.into(),
             decoder: Decoder::default(),
             frame: Vec::new(),
+            unconfirmed: 0,
         })
     }
 
@@ -48,6 +50,11 @@ impl Line {
             Ok(0) => Ok(false),
             Ok(n) => {
                 self.decoder.push(&piece[..n]);
+                self.unconfirmed += n;
+                if self.unconfirmed >= CONFIRM {
+                    let heard = u32::try_from(std::mem::take(&mut self.unconfirmed)).unwrap_or(u32::MAX);
+                    self.say(&Message::Heard(heard))?;
+                }
                 Ok(true)
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(true),

@@ -177,7 +177,10 @@ impl<'a> Shuttle<'a> {
                 }
                 // The program's next write gets SIGPIPE, as it would without a guest in between.
                 Message::OutputClosed(channel) => self.outputs[channel.index()].pipe = None,
-                Message::Signal(number) => self.signal(number),
+                Message::Signal(number) => {
+                    self.signal(number);
+                    self.line.say(&Message::SignalTaken)?;
+                }
                 other => anyhow::bail!("the host said {other:?} while the program ran"),
             }
         }
