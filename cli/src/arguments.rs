@@ -1,7 +1,7 @@
 //! The command line's definition: help, completions and manual pages come from here.
 
 use crate::commands::{
-    bench, doctor, ftok, ipcmk, ipcrm, ipcs, lsipc, papers, run, serve, share, status, vm,
+    bench, demo, doctor, ftok, ipcmk, ipcrm, ipcs, lsipc, papers, run, serve, share, status, vm,
 };
 use crate::trouble::Outcome;
 use clap::{Parser, Subcommand};
@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Status(status::StatusOptions),
     /// Show what works here, what does not, and what to do
     Doctor(doctor::Doctor),
+    /// Boot two virtual machines and watch unmodified programs in them exchange
+    Demo(demo::Demo),
     /// Measure
     Bench(bench::Bench),
     /// Print a shell's completions
@@ -90,6 +92,7 @@ impl Command {
             Command::Ftok(options) => ftok::run(options),
             Command::Status(options) => status::run(options),
             Command::Doctor(options) => doctor::run(options),
+            Command::Demo(options) => demo::run(options),
             Command::Bench(options) => bench::run(options),
             Command::Completions(options) => papers::completions(options),
             Command::Man(options) => papers::man(options),
@@ -100,7 +103,7 @@ impl Command {
     pub(crate) fn prints(&self) -> bool {
         !matches!(
             self,
-            Command::Serve(_) | Command::Run(_) | Command::Vm(_) | Command::Bench(_)
+            Command::Serve(_) | Command::Run(_) | Command::Vm(_) | Command::Bench(_) | Command::Demo(_)
         )
     }
 

@@ -7,6 +7,7 @@
 //! | `connection`, `place` | requests to the daemon, and where it is |
 //! | `inventory`, `table`, `text`, `system` | constructs with their names, and how they read |
 //! | `program`, `preload`, `backend` | what `run` needs: the program, the library, a back-end of its own |
+//! | `demo` | the demonstration |
 //! | `trouble` | errors as the user meets them |
 //!
 //! Every command works over the daemon's socket as any client does; nothing here knows a construct's memory.
@@ -15,6 +16,7 @@ mod arguments;
 mod backend;
 mod commands;
 mod connection;
+mod demo;
 mod inventory;
 mod place;
 mod preload;

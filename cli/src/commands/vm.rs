@@ -173,7 +173,8 @@ pub(crate) fn run(options: &Vm) -> Outcome {
     }
 }
 
-fn port(asked: &str) -> Result<String, Trouble> {
+/// The port that was asked for, or the first that can start a guest here.
+pub(crate) fn port(asked: &str) -> Result<String, Trouble> {
     if asked != "auto" {
         return Ok(asked.to_owned());
     }
