@@ -44,6 +44,10 @@ impl Backend {
             .arg("serve")
             .arg("--runtime-dir")
             .arg(place.folder())
+            .env(
+                "VSHMEM_LOG",
+                std::env::var("VSHMEM_LOG").unwrap_or_else(|_| "warn".to_owned()),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             // In a group of its own: Ctrl-C is for the program; the back-end ends after it.

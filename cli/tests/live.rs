@@ -157,6 +157,42 @@ fn a_program_runs_with_status_arguments_and_environment() {
 }
 
 #[test]
+fn the_real_tools_work_under_run() {
+    let daemon = Daemon::start();
+    let made = daemon.ok(&["run", "--", "ipcmk", "-Q"]);
+    let id = made.trim().rsplit(' ').next().expect("id");
+    assert_eq!(daemon.json(&["ipcs"])["msg"][0]["id"].to_string(), id);
+    assert!(daemon.ok(&["run", "--", "ipcs", "-q"]).contains(id));
+    daemon.ok(&["run", "--", "ipcrm", "-q", id]);
+    assert_eq!(daemon.json(&["ipcs", "-q"])["msg"], serde_json::json!([]));
+}
+
+#[test]
+fn run_serve_brings_its_own_back_end_and_takes_it_away() {
+    support::build_preload();
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut command = support::vshmem(&["run", "--serve", "--runtime-dir"]);
+    let output = finish(
+        command
+            .arg(folder.path())
+            .args(["--", "sh", "-c", "ipcmk -Q && exit 3"]),
+        LIMIT,
+    );
+    assert_eq!(output.status.code(), Some(3), "{}", err(&output));
+    assert!(out(&output).contains("Message queue id:"), "{}", out(&output));
+    let after = finish(
+        support::vshmem(&["status", "--runtime-dir"]).arg(folder.path()),
+        LIMIT,
+    );
+    assert_eq!(
+        after.status.code(),
+        Some(1),
+        "the back-end is gone: {}",
+        out(&after)
+    );
+}
+
+#[test]
 fn serve_ends_cleanly_when_told() {
     let mut daemon = Daemon::start();
     daemon.ok(&["ipcmk", "-M", "4096"]);

@@ -12,7 +12,6 @@
 enum { TO_PONG, TO_PING, SEMAPHORES };
 
 struct page {
-	int last;       /* pong may end after this one */
 	char text[100];
 };
 

@@ -86,23 +86,10 @@ pub(crate) fn run(settings: &Settings) -> Outcome {
     let (events, heard) = channel();
     let mut parties = stage.parties(&events)?;
     drop(events);
-    narrate(&heard, &mut figures, &stop, began)?;
-    for party in &mut parties {
-        let name = party.name;
-        match party.end() {
-            Some(status) if status.success() => {}
-            Some(status) => {
-                return Err(Trouble::new(
-                    format!("domain {name}"),
-                    format!("its programs ended with {status}"),
-                ));
-            }
-            None => {
-                return Err(Trouble::new(
-                    format!("domain {name}"),
-                    "it did not end; it was ended",
-                ));
-            }
+    while let Some(event) = next(&heard, &stop, began + LIMIT)? {
+        match event {
+            Event::Line(party, line) => narrate(party, &line, &mut figures, began),
+            Event::Silent(party) => parties[party].ended_well()?,
         }
     }
     drop(parties);
@@ -150,7 +137,7 @@ impl Stage<'_> {
         for (number, name) in DOMAINS.into_iter().enumerate() {
             let mut command = match (self.port, &cards) {
                 (Some(port), Some(cards)) => self.guest(port, number, &cards[number])?,
-                _ => self.container(name)?,
+                _ => self.container(number)?,
             };
             command
                 .arg("sh")
@@ -185,8 +172,8 @@ impl Stage<'_> {
         Ok(command)
     }
 
-    fn container(&self, name: &str) -> Result<Command, Trouble> {
-        let mut command = Command::new("unshare");
+    fn container(&self, number: usize) -> Result<Command, Trouble> {
+        let mut command = native(Path::new("unshare"), number);
         command.arg("--ipc");
         if !rustix::process::geteuid().is_root() {
             command.arg("--map-root-user");
@@ -194,7 +181,7 @@ impl Stage<'_> {
         command
             .arg("--")
             .arg(own()?)
-            .args(["run", "--domain", name, "--runtime-dir"]);
+            .args(["run", "--domain", DOMAINS[number], "--runtime-dir"]);
         command.arg(self.backend.place().folder()).arg("--");
         Ok(command)
     }
@@ -214,7 +201,7 @@ impl Stage<'_> {
                  echo \"$(uname -sr), host $(uname -n)\"\n\
                  echo '@scene a: ipcmk, the one of util-linux, makes a segment. b: ipcs, also unmodified, sees it from the other side'\n\
                  ipcmk -M 65536\n\
-                 ./ping 1 > /dev/null\n\
+                 ./ping 1 > /dev/null; ./ping 1 > /dev/null\n\
                  echo '@scene a: ping, b: pong. They exchange text in a segment and take turns by semaphores'\n\
                  ./ping 3\n\
                  echo '@scene a: post, b: inbox. Letters through a message queue, the most urgent first'\n\
@@ -228,8 +215,7 @@ impl Stage<'_> {
             format!(
                 "set -e\n\
                  echo \"$(uname -sr), host $(uname -n)\"\n\
-                 ./pong\n\
-                 ipcs -m | sed '/^$/d'\n\
+                 ./pong; ipcs -m | sed '/^$/d'; ./pong\n\
                  ./pong\n\
                  ./inbox\n\
                  ./pong\n\
@@ -314,32 +300,23 @@ fn next(heard: &Receiver<Event>, stop: &AtomicBool, until: Instant) -> Result<Op
     }
 }
 
-fn narrate(
-    heard: &Receiver<Event>,
-    figures: &mut BTreeMap<String, f64>,
-    stop: &AtomicBool,
-    began: Instant,
-) -> Result<(), Trouble> {
-    while let Some(event) = next(heard, stop, began + LIMIT)? {
-        let Event::Line(party, line) = event else {
-            continue;
-        };
-        if let Some(text) = line.strip_prefix("@scene ") {
-            heading(text);
-        } else if let Some((name, text)) = line
-            .strip_prefix("@figure ")
-            .and_then(|rest| rest.split_once(' '))
-        {
-            figure(figures, name, text);
-        } else {
-            println!(
-                "{:>6.1} s  {} │ {line}",
-                began.elapsed().as_secs_f64(),
-                DOMAINS[party]
-            );
-        }
+/// Prints a line, or does what it says.
+fn narrate(party: usize, line: &str, figures: &mut BTreeMap<String, f64>, began: Instant) {
+    if let Some(text) = line.strip_prefix("@scene ") {
+        heading(text);
+    } else if let Some((name, text)) = line
+        .strip_prefix("@figure ")
+        .and_then(|rest| rest.split_once(' '))
+    {
+        figure(figures, name, text);
+    } else {
+        println!(
+            "{:>6.1} s  {} │ {}",
+            began.elapsed().as_secs_f64(),
+            DOMAINS[party],
+            line.trim_end()
+        );
     }
-    Ok(())
 }
 
 /// Takes `round trip X us` down.
@@ -352,6 +329,15 @@ fn figure(figures: &mut BTreeMap<String, f64>, name: &str, text: &str) {
             figures.insert(name.to_owned(), micros);
         }
         None => println!("    {text}"),
+    }
+}
+
+/// A factor with as many digits as make sense.
+fn times(factor: f64) -> String {
+    if factor < 10.0 {
+        format!("{factor:.1}")
+    } else {
+        format!("{factor:.0}")
     }
 }
 
@@ -379,13 +365,17 @@ fn results(settings: &Settings, port: Option<&str>, figures: &BTreeMap<String, f
             continue;
         };
         let ratio = match ours {
-            Some(ours) if name != "vshmem" && ours > 0.0 => format!("  ({:.0} times as long)", micros / ours),
+            Some(ours) if name != "vshmem" && ours > 0.0 => {
+                format!("  ({} times as long)", times(micros / ours))
+            }
             _ => String::new(),
         };
         println!("{micros:>10.2} µs  {words}{ratio}");
     }
     if port.is_some() {
-        println!("TCP takes several system calls a turn, and those are slow in a User Mode Linux guest; hypervisors differ here.");
+        println!(
+            "TCP takes several system calls a turn, and those are slow in a User Mode Linux guest; hypervisors differ here."
+        );
     }
     if settings.json {
         let unit = |micros: &f64| serde_json::json!({"unit": "us", "value": micros});

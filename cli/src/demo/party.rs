@@ -16,8 +16,7 @@ pub(crate) enum Event {
 
 /// A running script. Dropping it ends it, with the guest it may be in.
 pub(crate) struct Party {
-    /// Its domain.
-    pub(crate) name: &'static str,
+    name: &'static str,
     child: Child,
 }
 
@@ -47,8 +46,17 @@ impl Party {
         Ok(Party { name, child })
     }
 
-    /// Waits for its end, a bounded time.
-    pub(crate) fn end(&mut self) -> Option<ExitStatus> {
+    /// Waits for its end, which must be a success.
+    pub(crate) fn ended_well(&mut self) -> Result<(), Trouble> {
+        let why = match self.end() {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => format!("its programs ended with {status}"),
+            None => "it does not end".to_owned(),
+        };
+        Err(Trouble::new(format!("domain {}", self.name), why))
+    }
+
+    fn end(&mut self) -> Option<ExitStatus> {
         let until = Instant::now() + END;
         while Instant::now() < until {
             match self.child.try_wait() {
