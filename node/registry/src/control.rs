@@ -144,7 +144,8 @@ impl Registry {
     }
 
     /// A client waited long for a lock. Its owner may live (then that is that), be dead (then its sweep is overdue), be the back-end (then one in a
-    /// former life, since this one does not answer requests while it holds a lock), or be nobody who could.
+    /// former life, since this one does not answer requests while it holds a lock), or be nobody who could. Nobody sweeps a construct that was removed
+    /// meanwhile: EIDRM, so that the waiter waits no longer.
     pub(crate) fn lock_stuck(
         &mut self,
         client: u32,
@@ -153,10 +154,7 @@ impl Registry {
         owner: u64,
         fx: &mut Effects,
     ) -> Result<Done, Failure> {
-        let (serial, record, _) = self.seen(client, kind, id)?;
-        if kind == Kind::Shm || !record.holds.contains_key(&serial) {
-            return Err(Failure::errno(EINVAL));
-        }
+        let serial = self.opened_by(client, kind, id)?;
         let number = owner as u32;
         if number == BACKEND {
             fx.push(Effect::Sweep(Sweep {
@@ -179,6 +177,15 @@ impl Registry {
         Ok(Done::Reply(Reply::Done))
     }
 
+    /// The set or queue a client has open under an id: EIDRM if it was removed, or if the client does not have it open.
+    fn opened_by(&self, client: u32, kind: Kind, id: i32) -> Result<u64, Failure> {
+        let serial = self.alive(client)?.ids.get(&(kind, id)).copied();
+        serial
+            .filter(|_| kind != Kind::Shm)
+            .filter(|serial| self.constructs.get(serial).is_some_and(|c| c.life == Life::Live))
+            .ok_or_else(|| Failure::errno(EIDRM))
+    }
+
     pub(crate) fn corrupt(
         &mut self,
         client: u32,
@@ -187,10 +194,7 @@ impl Registry {
         what: String,
         fx: &mut Effects,
     ) -> Result<Done, Failure> {
-        let (serial, record, _) = self.seen(client, kind, id)?;
-        if kind == Kind::Shm || !record.holds.contains_key(&serial) {
-            return Err(Failure::errno(EINVAL));
-        }
+        let serial = self.opened_by(client, kind, id)?;
         let what: String = what.chars().filter(|c| !c.is_control()).take(WHAT).collect();
         fx.push(Effect::Inspect { kind, serial, what });
         Ok(Done::Reply(Reply::Done))

@@ -11,4 +11,5 @@ pub(crate) const EEXIST: i32 = 17;
 pub(crate) const EINVAL: i32 = 22;
 pub(crate) const ENOSPC: i32 = 28;
 pub(crate) const ENOSYS: i32 = 38;
+pub(crate) const EIDRM: i32 = 43;
 pub(crate) const ESTALE: i32 = 116;

@@ -291,7 +291,7 @@ fn a_lock_held_for_long_is_judged_by_its_owner() {
     };
     assert_eq!(
         stuck(&mut g, q, 99),
-        Err(EINVAL),
+        Err(EIDRM),
         "who does not have it open has no say"
     );
     g.open(q, Kind::Sem, id).unwrap();
@@ -320,6 +320,12 @@ fn a_lock_held_for_long_is_judged_by_its_owner() {
     assert_eq!(stuck(&mut g, q, word).unwrap(), dead, "dead");
     g.sweep();
     assert_eq!(stuck(&mut g, q, word).unwrap(), check(word), "dead and swept");
+    g.remove(bystander as u32, Kind::Sem, id).unwrap();
+    assert_eq!(
+        stuck(&mut g, q, word),
+        Err(EIDRM),
+        "nobody sweeps what is removed"
+    );
 }
 
 #[test]

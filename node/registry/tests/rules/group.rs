@@ -12,6 +12,7 @@ pub(crate) const EACCES: i32 = 13;
 pub(crate) const EEXIST: i32 = 17;
 pub(crate) const EINVAL: i32 = 22;
 pub(crate) const ENOSPC: i32 = 28;
+pub(crate) const EIDRM: i32 = 43;
 pub(crate) const ESTALE: i32 = 116;
 pub(crate) const CREAT: i32 = 0o1000;
 pub(crate) const EXCL: i32 = 0o2000;

@@ -210,7 +210,7 @@ fn a_set_found_corrupt_is_retired() {
         };
         g.request(client, complaint).map(|_| ())
     };
-    assert_eq!(complain(&mut g, q), Err(EINVAL));
+    assert_eq!(complain(&mut g, q), Err(EIDRM));
     complain(&mut g, p).unwrap();
     let serial = match &g.effects[..] {
         [Effect::Inspect { serial, what, .. }] => {
