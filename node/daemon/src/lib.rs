@@ -62,6 +62,19 @@ pub struct Given {
     pub pool: OwnedFd,
 }
 
+impl Given {
+    /// From the numbers of descriptors that this process inherited for the purpose. Each can be taken once.
+    ///
+    /// # Errors
+    /// If one is not open.
+    pub fn inherited(stream: i32, pool: i32) -> std::io::Result<Self> {
+        Ok(Given {
+            stream: keeper::take_inherited(stream)?,
+            pool: keeper::take_inherited(pool)?,
+        })
+    }
+}
+
 /// What a daemon is to be: the keeper tells it.
 #[derive(Debug, Serialize, Deserialize)]
 enum Role {

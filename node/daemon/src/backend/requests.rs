@@ -101,10 +101,12 @@ impl Backend {
             self.end_fork(fork);
         }
         let process = (who.pid, who.start);
+        let of_domain = |c: &u32| self.registry.client(*c).is_some_and(|c| c.domain == domain);
+        let same = hello.same.into_iter().find(of_domain);
         let command = Command::Connect {
             domain,
             who,
-            resume: hello.resume,
+            resume: hello.resume.or(same),
             fork,
         };
         let connected = match self.apply(command)? {

@@ -4,9 +4,10 @@
 
 use anyhow::{Context, bail};
 use std::process::ExitCode;
-use vshmem_daemon::{ServeOptions, daemon_main, parse_size, serve};
+use vshmem_daemon::{Given, JoinOptions, ServeOptions, daemon_main, join, parse_size, serve};
 
-const USAGE: &str = "usage: vshmem-daemon serve [--config FILE] [--runtime-dir DIR] [--pool SIZE]";
+const USAGE: &str = "usage: vshmem-daemon serve [--config FILE] [--runtime-dir DIR] [--pool SIZE]
+       vshmem-daemon join [--port NAME] [--domain NAME] [--runtime-dir DIR] [--stream-fd N --pool-fd N]";
 
 fn main() -> ExitCode {
     if let Some(code) = daemon_main() {
@@ -24,20 +25,32 @@ fn main() -> ExitCode {
 fn run() -> anyhow::Result<()> {
     let mut words = std::env::args().skip(1);
     let role = words.next().context(USAGE)?;
-    let mut options = ServeOptions::default();
+    let (mut back, mut front) = (ServeOptions::default(), JoinOptions::default());
+    let (mut stream, mut pool) = (None, None);
     while let Some(name) = words.next() {
         let value = words
             .next()
             .with_context(|| format!("{name} needs a value\n{USAGE}"))?;
         match (role.as_str(), name.as_str()) {
-            ("serve", "--config") => options.config = Some(value.into()),
-            (_, "--runtime-dir") => options.runtime_dir = Some(value.into()),
-            ("serve", "--pool") => options.pool = Some(parse_size(&value).map_err(anyhow::Error::msg)?),
+            ("serve", "--config") => back.config = Some(value.into()),
+            ("serve", "--pool") => back.pool = Some(parse_size(&value).map_err(anyhow::Error::msg)?),
+            ("serve", "--runtime-dir") => back.runtime_dir = Some(value.into()),
+            ("join", "--runtime-dir") => front.runtime_dir = Some(value.into()),
+            ("join", "--port") => front.port = Some(value),
+            ("join", "--domain") => front.domain = Some(value),
+            ("join", "--stream-fd") => stream = Some(value.parse()?),
+            ("join", "--pool-fd") => pool = Some(value.parse()?),
             _ => bail!("{name} is not known\n{USAGE}"),
         }
     }
     match role.as_str() {
-        "serve" => serve(options),
+        "serve" => serve(back),
+        "join" => {
+            let given = stream
+                .zip(pool)
+                .map(|(stream, pool)| Given::inherited(stream, pool));
+            join(front, given.transpose()?)
+        }
         _ => bail!(USAGE),
     }
 }

@@ -74,6 +74,8 @@ pub(crate) struct Hello {
     pub(crate) resume: Option<u32>,
     /// The domain it wants to be in.
     pub(crate) domain: Option<String>,
+    /// Clients that the process is already, where it does not say so itself: it goes on as the one of them that is in its domain.
+    pub(crate) same: Vec<u32>,
 }
 
 /// A process that is, or was until exec, a client.
@@ -271,6 +273,7 @@ impl Clients {
                     layout,
                     resume,
                     domain,
+                    same: Vec::new(),
                 };
                 self.hello(reactor, number, envelope.seq, hello, got.sender, events);
             }
@@ -316,7 +319,7 @@ impl Clients {
         let (door, fork) = (link.door, link.fork);
         let mut hello = hello;
         if hello.resume.is_none() && fork.is_none() {
-            hello.resume = self.same_image(reactor, who.pid, who.start, events);
+            hello.same = self.same_image(reactor, who.pid, who.start, events);
         }
         events.push(Event::Hello {
             link: number,
@@ -331,13 +334,8 @@ impl Clients {
     /// A process says hello as if for the first time. If it is a client already whose program still runs (its effective uid has changed, say, or
     /// a second library of ours is in it), it goes on as that one, with the new connection and the new identity instead of the old; what was
     /// another program's before exec ends.
-    fn same_image(
-        &mut self,
-        reactor: &Reactor,
-        pid: u32,
-        start: u64,
-        events: &mut Vec<Event>,
-    ) -> Option<u32> {
+    fn same_image(&mut self, reactor: &Reactor, pid: u32, start: u64, events: &mut Vec<Event>) -> Vec<u32> {
+        let mut same = Vec::new();
         let old: Vec<(u32, Option<u32>)> = self
             .processes
             .iter()
@@ -346,18 +344,17 @@ impl Clients {
             .collect();
         for (client, link) in old {
             let open = link.and_then(|l| self.links.get(&l));
-            if open.is_some_and(|open| !socket::ended(open.fd.as_fd())) {
-                return Some(client);
-            }
-            match link {
-                Some(link) => self.close(reactor, link, None, events),
-                None => self.audit(client, events),
+            if open.is_none_or(|open| socket::ended(open.fd.as_fd())) {
+                match link {
+                    Some(link) => self.close(reactor, link, None, events),
+                    None => self.audit(client, events),
+                }
             }
             if self.processes.get(&client).is_some_and(|p| !p.execed) {
-                return Some(client);
+                same.push(client);
             }
         }
-        None
+        same
     }
 
     /// The client has no connection: does its process still run the same program?

@@ -64,7 +64,7 @@ impl Frontend {
             link,
             seq,
             who,
-            resume: hello.resume,
+            resume: hello.resume.or(hello.same.first().copied()),
             fork,
         };
         let tag = self.next_tag;

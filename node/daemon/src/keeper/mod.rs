@@ -11,6 +11,7 @@ mod journal;
 mod notify;
 
 pub(crate) use held::{Handover, Keeper, handover};
+pub(crate) use inherited::take as take_inherited;
 pub(crate) use journal::Journal;
 
 use crate::process::{identity, signals, socket};

@@ -65,7 +65,6 @@ pub(crate) struct Ready {
 }
 
 /// An epoll instance.
-
 pub(crate) struct Reactor {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,

@@ -1,0 +1,118 @@
+//! Constructs between two clients; quotas and a full pool.
+
+use crate::harness::{Client, Daemon};
+use crate::helper::Helper;
+use vshmem_wire::{Kind, Reply, Request};
+use vshmem_words::{Ordering, Words};
+
+#[test]
+fn two_clients_share_a_segment() {
+    let daemon = Daemon::serve();
+    let mut here = daemon.client();
+    let mut there = Helper::start(&daemon);
+    let id = here.shm_get(0x1234, 10_000).unwrap();
+    assert_eq!(there.say("shm 4660 10000"), id.to_string());
+    assert_eq!(there.say(&format!("attach {id}")), "done");
+    let mapped = here.attach(id);
+    assert_eq!(mapped.words.len(), 12_288);
+    mapped.words.store32(64, 77, Ordering::Relaxed);
+    assert_eq!(here.nattch(id), 2);
+    assert_eq!(here.ask(Request::ShmDetach { id }), Ok(Reply::Done));
+    assert_eq!(here.nattch(id), 1);
+    assert_eq!(here.ask(Request::Remove { kind: Kind::Shm, id }), Ok(Reply::Done));
+    there.kill();
+    crate::harness::until("the segment is gone", || here.stat(Kind::Shm, id).err());
+}
+
+#[test]
+fn memory_comes_back_zeroed() {
+    for config in ["", "[group]\nmemory = \"memfd\"\n"] {
+        let daemon = Daemon::serve_with(&[], config);
+        let mut client = daemon.client();
+        for _ in 0..3 {
+            let id = client.shm_get(0, 1 << 20).unwrap();
+            let mapped = client.attach(id);
+            assert!(
+                (0..1 << 20)
+                    .step_by(8)
+                    .all(|at| mapped.words.load64(at, Ordering::Relaxed) == 0)
+            );
+            (0..1 << 20)
+                .step_by(8)
+                .for_each(|at| mapped.words.store64(at, 7, Ordering::Relaxed));
+            assert_eq!(
+                client.ask(Request::Remove { kind: Kind::Shm, id }),
+                Ok(Reply::Done)
+            );
+            assert_eq!(client.ask(Request::ShmDetach { id }), Ok(Reply::Done));
+        }
+    }
+}
+
+#[test]
+fn a_file_per_construct_shows_nothing_of_others() {
+    let daemon = Daemon::serve_with(&[], "[group]\nmemory = \"memfd\"\n");
+    let mut client = daemon.client();
+    let (a, b) = (client.shm_get(1, 4096).unwrap(), client.shm_get(2, 4096).unwrap());
+    let (a, b) = (client.attach(a), client.attach(b));
+    a.words.store32(0, 1, Ordering::Relaxed);
+    b.words.store32(0, 2, Ordering::Relaxed);
+    assert_eq!(
+        (
+            a.words.load32(0, Ordering::Relaxed),
+            b.words.load32(0, Ordering::Relaxed)
+        ),
+        (1, 2)
+    );
+}
+
+#[test]
+fn a_full_pool_is_enomem_or_enospc_and_harms_nobody() {
+    let daemon = Daemon::serve_with(&["--pool", "4M"], "");
+    let mut client = daemon.client();
+    let kept = client.shm_get(1, 1 << 20).unwrap();
+    let failure = client.shm_get(2, 4 << 20).unwrap_err();
+    assert!(
+        [libc::ENOMEM, libc::ENOSPC].contains(&failure.errno),
+        "{failure:?}"
+    );
+    let mut made = 0;
+    while client.shm_get(100 + made, 64 << 10).is_ok() {
+        made += 1;
+    }
+    assert!(made > 30, "{made} segments fitted");
+    client.attach(kept).words.store32(0, 1, Ordering::Relaxed);
+    assert_eq!(
+        client.ask(Request::Remove {
+            kind: Kind::Shm,
+            id: kept
+        }),
+        Ok(Reply::Done)
+    );
+    assert_eq!(client.ask(Request::ShmDetach { id: kept }), Ok(Reply::Done));
+    assert!(
+        client.shm_get(3, 1 << 20).is_ok(),
+        "what was given back can be had again"
+    );
+}
+
+#[test]
+fn a_domain_over_its_quota_is_enospc_and_others_are_not() {
+    let config = "[group.quota]\nconstructs = 3\n[[domain]]\nname = \"big\"\nquota = { constructs = 100, bytes = \"8M\" }\n";
+    let daemon = Daemon::serve_with(&[], config);
+    let mut client = daemon.client();
+    for key in 1..=3 {
+        client.shm_get(key, 4096).unwrap();
+    }
+    assert_eq!(client.shm_get(4, 4096).unwrap_err().errno, libc::ENOSPC);
+    let (mut other, _) = Client::hello(&daemon.dir().join("domains/big.sock"), None).unwrap();
+    assert_eq!(other.welcome.name, "big");
+    for key in 10..20 {
+        other.shm_get(key, 4096).unwrap();
+    }
+    let failure = other.shm_get(20, 16 << 20).unwrap_err();
+    assert!(
+        [libc::ENOMEM, libc::ENOSPC].contains(&failure.errno),
+        "{failure:?}"
+    );
+}

@@ -1,0 +1,231 @@
+//! Clients that die, daemons that are killed, a clean stop.
+
+use crate::harness::{Client, Daemon, Mapped, hello_request, kill, receive, send, until};
+use crate::helper::Helper;
+use rustix::fd::AsFd;
+use vshmem_ipc::sem::SemSet;
+use vshmem_wire::{Kind, Reply, Request};
+use vshmem_words::{Ordering, Words};
+
+fn value(set: &Mapped) -> u16 {
+    SemSet::at(&set.words, 1).value(0)
+}
+
+#[test]
+fn a_killed_clients_undo_is_applied_and_its_attachment_ends() {
+    let daemon = Daemon::serve();
+    let mut here = daemon.client();
+    let (id, segment) = (here.sem_get(5, 1), here.shm_get(6, 4096).unwrap());
+    let (set, _) = here.open_set(id);
+    let mut there = Helper::start(&daemon);
+    assert_eq!(there.say(&format!("attach {segment}")), "done");
+    assert_eq!(there.say(&format!("undo {id} 5")), "done");
+    assert_eq!((value(&set), here.nattch(segment)), (5, 1));
+    there.kill();
+    until("the undo is applied", || (value(&set) == 0).then_some(()));
+    until("the attachment has ended", || {
+        (here.nattch(segment) == 0).then_some(())
+    });
+}
+
+#[test]
+fn exec_ends_attachments_and_undo_waits_for_death() {
+    let daemon = Daemon::serve();
+    let mut here = daemon.client();
+    let (id, segment) = (here.sem_get(5, 1), here.shm_get(6, 4096).unwrap());
+    let (set, _) = here.open_set(id);
+    let mut there = Helper::start(&daemon);
+    there.say(&format!("attach {segment}"));
+    there.say(&format!("undo {id} 5"));
+    use std::io::Write;
+    writeln!(there.child.stdin.as_mut().unwrap(), "exec").unwrap();
+    until("the attachment has ended", || {
+        (here.nattch(segment) == 0).then_some(())
+    });
+    assert_eq!(value(&set), 5, "undo survives exec");
+    there.kill();
+    until("the undo is applied", || (value(&set) == 0).then_some(()));
+}
+
+#[test]
+fn a_client_that_closes_all_its_descriptors_is_still_attached() {
+    let daemon = Daemon::serve();
+    let mut here = daemon.client();
+    let segment = here.shm_get(6, 4096).unwrap();
+    let mut there = Helper::start(&daemon);
+    there.say(&format!("attach {segment}"));
+    assert_eq!(there.say("hang-up"), "done");
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert_eq!(here.nattch(segment), 1);
+    there.kill();
+    until("the attachment has ended", || {
+        (here.nattch(segment) == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_fork_counts_at_once_and_its_child_is_a_client() {
+    let daemon = Daemon::serve();
+    let mut here = daemon.client();
+    let segment = here.shm_get(6, 4096).unwrap();
+    here.attach(segment);
+    let (ours, childs) = pair();
+    let (verdict, _) = here.try_ask_with(Request::ForkPrepare, &[ours.as_fd()]).unwrap();
+    drop(ours);
+    assert_eq!(verdict, Ok(Reply::Done));
+    assert_eq!(here.nattch(segment), 2);
+    drop(childs);
+    until("the fork is abandoned", || {
+        (here.nattch(segment) == 1).then_some(())
+    });
+    let (ours, childs) = pair();
+    assert!(
+        here.try_ask_with(Request::ForkPrepare, &[ours.as_fd()])
+            .unwrap()
+            .0
+            .is_ok()
+    );
+    drop(ours);
+    rustix::net::sockopt::set_socket_passcred(&childs, true).unwrap();
+    // This test's process is no forked child, but says so: the kernel vouches for its pid all the same.
+    send(&childs, 0, hello_request(None), &[]).unwrap();
+    let (answer, fds) = receive(&childs).unwrap();
+    assert!(matches!(answer.body, Ok(Reply::Welcome(_))), "{answer:?}");
+    assert_eq!(fds.len(), 1);
+}
+
+fn pair() -> (rustix::fd::OwnedFd, rustix::fd::OwnedFd) {
+    rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap()
+}
+
+#[test]
+fn a_killed_back_end_comes_back_with_everything() {
+    for config in ["", "[group]\nmemory = \"memfd\"\n"] {
+        let daemon = Daemon::serve_with(&[], config);
+        let mut here = daemon.client();
+        let mut there = Helper::start(&daemon);
+        let (id, segment) = (here.sem_get(5, 1), here.shm_get(6, 4096).unwrap());
+        let (set, memory) = (here.open_set(id).0, here.attach(segment));
+        memory.words.store32(0, 99, Ordering::Relaxed);
+        assert_eq!(there.say(&format!("undo {id} 3")), "done");
+        let number = here.welcome.client;
+        for _ in 0..3 {
+            daemon.kill();
+        }
+        // The helper dies while nobody is connected to anything.
+        there.kill();
+        let (mut here, _) = Client::hello(&daemon.socket(), Some(number)).unwrap();
+        assert_eq!(here.welcome.client, number);
+        assert_eq!(here.shm_get(6, 4096), Ok(segment));
+        assert_eq!(here.nattch(segment), 1);
+        assert_eq!(here.attach(segment).words.load32(0, Ordering::Relaxed), 99);
+        until("the undo is applied", || (value(&set) == 0).then_some(()));
+    }
+}
+
+#[test]
+fn a_request_repeated_after_a_restart_is_carried_out_once() {
+    let daemon = Daemon::serve();
+    let mut here = daemon.client();
+    let number = here.welcome.client;
+    let segment = here.shm_get(6, 4096).unwrap();
+    let attach = Request::ShmAttach {
+        id: segment,
+        read_only: false,
+        exec: false,
+    };
+    let seq = here.seq;
+    assert!(here.ask(attach.clone()).is_ok());
+    // As if the answer had been lost.
+    daemon.kill();
+    let (mut here, _) = Client::hello(&daemon.socket(), Some(number)).unwrap();
+    assert_eq!(here.welcome.next_seq, seq + 1);
+    here.seq = seq;
+    let (verdict, fds) = here.try_ask_with(attach, &[]).unwrap();
+    assert!(matches!(verdict, Ok(Reply::Attached { .. })), "{verdict:?}");
+    assert_eq!(fds.len(), 1, "the descriptor comes again");
+    assert_eq!(here.nattch(segment), 1);
+}
+
+#[test]
+fn a_client_that_died_while_there_was_no_back_end_is_noticed() {
+    let daemon = Daemon::serve();
+    let mut here = daemon.client();
+    let segment = here.shm_get(6, 4096).unwrap();
+    let mut there = Helper::start(&daemon);
+    there.say(&format!("attach {segment}"));
+    let status = here.status();
+    // Stopped, so that the client's death comes between.
+    kill(status.pid, rustix::process::Signal::STOP);
+    there.kill();
+    kill(status.pid, rustix::process::Signal::KILL);
+    until("the attachment has ended", || {
+        let (mut client, _) = Client::hello(&daemon.socket(), None).ok()?;
+        let ask = client.try_ask(Request::Stat {
+            kind: Kind::Shm,
+            which: vshmem_wire::request::Which::Id(segment),
+        })?;
+        match ask {
+            Ok(Reply::Stat(stat)) => {
+                matches!(stat.body, vshmem_wire::StatBody::Shm { nattch: 0, .. }).then_some(())
+            }
+            _ => None,
+        }
+    });
+}
+
+#[test]
+fn a_clean_stop_leaves_nothing() {
+    let mut daemon = Daemon::serve_with(&[], "[[domain]]\nname = \"a\"\n");
+    let pid = daemon.client().status().pid;
+    let _connected = daemon.client();
+    assert_eq!(daemon.stop(), Some(0));
+    assert!(
+        !daemon.dir().exists(),
+        "{:?}",
+        std::fs::read_dir(daemon.dir()).map(|d| d.count())
+    );
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn a_daemon_without_its_keeper_ends_when_nobody_uses_it_any_more() {
+    let mut daemon = Daemon::serve();
+    let mut client = daemon.client();
+    let pid = client.status().pid;
+    daemon.keeper.kill().unwrap();
+    daemon.keeper.wait().unwrap();
+    assert_eq!(client.ask(Request::Ping), Ok(Reply::Done), "it goes on");
+    drop(client);
+    until("it ends", || {
+        (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+    });
+    assert!(!daemon.dir().exists());
+}
+
+#[test]
+fn the_state_log_is_shortened_and_still_enough() {
+    let daemon = Daemon::serve();
+    let mut here = daemon.client();
+    let number = here.welcome.client;
+    let segment = here.shm_get(6, 4096).unwrap();
+    for i in 0..4000 {
+        // Failed requests are remembered, too.
+        let name = format!("{i:0>300}");
+        let what = Request::Share {
+            kind: Kind::Shm,
+            id: segment,
+            domains: vec![name],
+        };
+        let _ = here.ask(what);
+    }
+    daemon.kill();
+    let (mut here, _) = Client::hello(&daemon.socket(), Some(number)).unwrap();
+    assert_eq!(here.shm_get(6, 4096), Ok(segment));
+}

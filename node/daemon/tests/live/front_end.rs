@@ -1,0 +1,297 @@
+//! A front-end and its clients, without a virtual machine: the stream is a socket pair, the pool is a file of this kernel.
+
+use crate::harness::{Client, Daemon, Mapped, inheritable, kill, until};
+use crate::helper::Helper;
+use rustix::fd::{AsFd, OwnedFd};
+use vshmem_ipc::sem::SemSet;
+use vshmem_wire::{Failure, Reply, Request, StatBody};
+use vshmem_words::{Ordering, Words};
+
+/// Brings a guest in: gives its end of the stream and the pool.
+fn attach(host: &mut Client, name: &str) -> Result<(OwnedFd, OwnedFd), Failure> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let request = Request::AttachDomain {
+        name: name.into(),
+        port: "local".into(),
+    };
+    let (verdict, mut fds) = host.try_ask_with(request, &[ours.as_fd()]).unwrap();
+    match verdict? {
+        Reply::DomainReady { .. } => Ok((theirs.into(), fds.remove(0))),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn join(host: &mut Client, name: &str, options: &[&str]) -> Daemon {
+    let (stream, pool) = attach(host, name).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Daemon::command();
+    command
+        .arg("join")
+        .arg("--runtime-dir")
+        .arg(dir.path().join("run"))
+        .args([
+            "--stream-fd",
+            &inheritable(&stream),
+            "--pool-fd",
+            &inheritable(&pool),
+        ])
+        .args(options);
+    Daemon::start(command, dir)
+}
+
+#[test]
+fn a_client_behind_a_front_end_shares_a_segment_with_the_hosts() {
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let front = join(&mut host, "a", &["--domain", "a"]);
+    let (mut guest, fds) = Client::hello(&front.socket(), None).unwrap();
+    assert_eq!(guest.welcome.name, "a");
+    assert_ne!(guest.welcome.space, 0);
+    assert_eq!(fds.len(), 2, "time page and wait page");
+    let id = host.shm_get(0x42, 8192).unwrap();
+    assert_eq!(guest.shm_get(0x42, 8192), Ok(id));
+    let (here, there) = (host.attach(id), guest.attach(id));
+    there.words.store32(4096, 4242, Ordering::Relaxed);
+    assert_eq!(here.words.load32(4096, Ordering::Relaxed), 4242);
+    assert_eq!(host.nattch(id), 2);
+    assert_eq!(guest.ask(Request::ShmDetach { id }), Ok(Reply::Done));
+    assert_eq!(host.nattch(id), 1);
+    assert!(host.status().domains.iter().any(|d| d.name == "a" && d.up));
+}
+
+#[test]
+fn a_name_is_checked_and_taken_once() {
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let (stream, pool) = attach(&mut host, "a").unwrap();
+    assert_eq!(attach(&mut host, "a").unwrap_err().errno, libc::EEXIST);
+    assert_eq!(attach(&mut host, "../a").unwrap_err().errno, libc::EINVAL);
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Daemon::command();
+    command
+        .arg("join")
+        .arg("--runtime-dir")
+        .arg(dir.path().join("run"))
+        .args([
+            "--stream-fd",
+            &inheritable(&stream),
+            "--pool-fd",
+            &inheritable(&pool),
+        ])
+        .args(["--domain", "b"]);
+    let output = command.output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("domain \"a\", not \"b\""), "{said}");
+    assert!(!dir.path().join("run").exists());
+}
+
+#[test]
+fn a_stream_that_ends_is_a_domain_that_is_gone() {
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let mut front = join(&mut host, "a", &[]);
+    let id = host.sem_get(7, 1);
+    let segment = host.shm_get(8, 4096).unwrap();
+    let (set, _) = host.open_set(id);
+    let mut there = Helper::start_at(&front.socket(), None, None);
+    assert_eq!(there.say(&format!("attach {segment}")), "done");
+    assert_eq!(there.say(&format!("undo {id} 2")), "done");
+    assert_eq!(SemSet::at(&set.words, 1).value(0), 2);
+    // As a VM that is killed: front-end and client are gone at once, nobody says goodbye.
+    let front_pid = front_end_pid(&front);
+    kill(front.keeper.id(), rustix::process::Signal::KILL);
+    front.keeper.wait().unwrap();
+    kill(front_pid, rustix::process::Signal::KILL);
+    there.kill();
+    until("the undo is applied", || {
+        (SemSet::at(&set.words, 1).value(0) == 0).then_some(())
+    });
+    until("the attachment has ended", || {
+        (host.nattch(segment) == 0).then_some(())
+    });
+    until("the domain is down", || {
+        host.status()
+            .domains
+            .iter()
+            .any(|d| d.name == "a" && !d.up)
+            .then_some(())
+    });
+    assert!(attach(&mut host, "a").is_ok(), "the name can be used again");
+}
+
+/// The daemon process of a front-end: the keeper's only child.
+fn front_end_pid(front: &Daemon) -> u32 {
+    let keeper = front.keeper.id();
+    let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+    children.split_ascii_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_killed_front_end_comes_back_with_its_clients() {
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let front = join(&mut host, "a", &[]);
+    let (mut guest, _) = Client::hello(&front.socket(), None).unwrap();
+    let number = guest.welcome.client;
+    let segment = guest.shm_get(8, 4096).unwrap();
+    guest.attach(segment);
+    let mut other = Helper::start_at(&front.socket(), None, None);
+    assert_eq!(other.say(&format!("attach {segment}")), "done");
+    assert_eq!(host.nattch(segment), 2);
+    let pid = front_end_pid(&front);
+    kill(pid, rustix::process::Signal::STOP);
+    other.kill();
+    kill(pid, rustix::process::Signal::KILL);
+    let (mut guest, _) = until("the front-end is back", || {
+        Client::hello(&front.socket(), Some(number)).ok()
+    });
+    assert_eq!(guest.welcome.client, number);
+    until("the dead one's attachment has ended", || {
+        (host.nattch(segment) == 1).then_some(())
+    });
+    assert_eq!(guest.nattch(segment), 1);
+}
+
+#[test]
+fn a_killed_back_end_comes_back_with_its_front_ends() {
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let number = host.welcome.client;
+    let front = join(&mut host, "a", &[]);
+    let (mut guest, _) = Client::hello(&front.socket(), None).unwrap();
+    let segment = guest.shm_get(8, 4096).unwrap();
+    guest.attach(segment);
+    daemon.kill();
+    // The guest's connection is its front-end's: it has seen nothing of it.
+    assert_eq!(guest.nattch(segment), 1);
+    let (mut host, _) = Client::hello(&daemon.socket(), Some(number)).unwrap();
+    assert_eq!(host.shm_get(8, 4096), Ok(segment));
+    host.attach(segment);
+    assert_eq!(guest.nattch(segment), 2);
+    assert!(
+        host.status()
+            .domains
+            .iter()
+            .any(|d| d.name == "a" && d.up && d.clients == 1)
+    );
+}
+
+#[test]
+fn requests_that_meet_a_stopped_back_end_are_answered_when_it_is_back() {
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let front = join(&mut host, "a", &[]);
+    let (mut guest, _) = Client::hello(&front.socket(), None).unwrap();
+    let pid = host.status().pid;
+    kill(pid, rustix::process::Signal::STOP);
+    let asked = std::thread::spawn(move || guest.shm_get(9, 4096));
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    kill(pid, rustix::process::Signal::KILL);
+    assert!(asked.join().unwrap().is_ok());
+}
+
+#[test]
+fn the_front_end_is_small() {
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let front = join(&mut host, "a", &[]);
+    let (mut guest, _) = Client::hello(&front.socket(), None).unwrap();
+    for key in 1..200 {
+        let id = guest.shm_get(key, 4096).unwrap();
+        guest.attach(id);
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", front_end_pid(&front))).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    let kib: u64 = line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kib < 10 * 1024, "{line}");
+}
+
+#[test]
+fn sleepers_are_woken_by_a_ring_from_the_host() {
+    use vshmem_wire::pages::{ACTIVE_AT, ENTRY, EXPECTED_AT, SEQUENCE_AT, WATCHED_AT};
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let front = join(&mut host, "a", &[]);
+    let (mut guest, fds) = Client::hello(&front.socket(), None).unwrap();
+    let page = Mapped::new(&fds[1], 0, 512 * 1024).words;
+    let Ok(Reply::Tickets(tickets)) = guest.ask(Request::Tickets { count: 3 }) else {
+        panic!("no tickets");
+    };
+    assert_eq!(tickets.len(), 3);
+    let segment = host.shm_get(9, 4096).unwrap();
+    let attach = Request::ShmAttach {
+        id: segment,
+        read_only: false,
+        exec: false,
+    };
+    let Ok(Reply::Attached { memory, .. }) = host.ask(attach) else {
+        panic!("not attached");
+    };
+    let at = memory.extents[0].offset + 128;
+    let entry = tickets[1] as usize * ENTRY;
+    page.store64(entry + WATCHED_AT, at, Ordering::Relaxed);
+    page.store32(entry + EXPECTED_AT, 0, Ordering::Relaxed);
+    page.store32(entry + ACTIVE_AT, 1, Ordering::Release);
+    let words = host.attach(segment).words;
+    words.store32(128, 1, Ordering::Release);
+    let ring = Request::Ring {
+        space: guest.welcome.space,
+        at,
+    };
+    crate::harness::send(&host.fd, 0, ring, &[]).unwrap();
+    until("the sleeper is woken", || {
+        (page.load32(entry + SEQUENCE_AT, Ordering::Acquire) > 0).then_some(())
+    });
+    assert_eq!(
+        host.ask(Request::Ping),
+        Ok(Reply::Done),
+        "a ring is not answered and not counted"
+    );
+}
+
+#[test]
+fn what_a_stream_says_out_of_turn_harms_nobody() {
+    use std::io::Write;
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let (stream, _pool) = attach(&mut host, "bad").unwrap();
+    let mut stream = std::os::unix::net::UnixStream::from(stream);
+    let mut noise = vec![0u8; 300_000];
+    noise
+        .iter_mut()
+        .enumerate()
+        .for_each(|(i, b)| *b = (i * 31 % 251) as u8);
+    stream.write_all(&noise).unwrap();
+    for up in [
+        vshmem_wire::Up::Gone {
+            client: host.welcome.client,
+            exec: false,
+        },
+        vshmem_wire::Up::Request {
+            client: host.welcome.client,
+            seq: 1,
+            body: Request::Status,
+        },
+    ] {
+        stream.write_all(&vshmem_wire::frame(&up)).unwrap();
+    }
+    let hello = vshmem_wire::Up::Hello {
+        version: vshmem_wire::VERSION,
+        layout: crate::harness::LAYOUT,
+        domain: None,
+        clients: vec![host.welcome.client],
+    };
+    stream.write_all(&vshmem_wire::frame(&hello)).unwrap();
+    let gone = vshmem_wire::Up::Gone {
+        client: host.welcome.client,
+        exec: false,
+    };
+    stream.write_all(&vshmem_wire::frame(&gone)).unwrap();
+    let id = host.shm_get(5, 4096).unwrap();
+    assert!(matches!(
+        host.stat(vshmem_wire::Kind::Shm, id).unwrap().body,
+        StatBody::Shm { .. }
+    ));
+    assert_eq!(host.ask(Request::Ping), Ok(Reply::Done));
+}

@@ -1,0 +1,20 @@
+//! Real daemon processes, and clients that speak the protocol by hand.
+//!
+//! | module | what it tests |
+//! |---|---|
+//! | `hello` | who gets in, and what becomes of rubbish |
+//! | `constructs` | constructs between two clients, quotas, a full pool |
+//! | `death` | clients that die, daemons that are killed, a clean stop |
+//! | `front_end` | a front-end and its clients, without a virtual machine |
+//!
+//! Each test has a runtime directory of its own and ends what it started.
+
+mod constructs;
+mod death;
+mod front_end;
+mod harness;
+mod hello;
+mod helper;
+#[path = "../../src/process/socket.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod socket;
