@@ -11,6 +11,7 @@
 //! | [`syscall`] | `syscall(SYS_semop, …)` |
 //! | [`signals`] | sigaction and signal, so that handlers wait until a section ends |
 //! | [`files`], [`proc_text`] | `/proc/sysvipc/*` and `/proc/sys/kernel/{shmmax,sem,…}` as an unmodified `ipcs` reads them |
+//! | [`identity`] | setuid and its family: the daemon must know who asks |
 //! | [`dlopen`] | plug-ins loaded with RTLD_DEEPBIND would not see this library |
 //! | [`next`] | libc's own functions behind the ones replaced here |
 //!
@@ -19,6 +20,7 @@
 mod dlopen;
 mod edge;
 mod files;
+mod identity;
 mod kernel;
 mod layouts;
 mod msgctl;

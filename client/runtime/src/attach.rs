@@ -91,7 +91,6 @@ pub(crate) struct Attachment {
     pub(crate) write: bool,
     pub(crate) control: Control,
     pub(crate) identity: &'static Identity,
-    euid: u32,
     pub(crate) mapped: Option<Mapped>,
     /// By how many bits spinning here is shortened: it grows while spinning does not help.
     pub(crate) shorter: AtomicU32,
@@ -245,7 +244,6 @@ impl State {
             }
         }
         let identity = self.identity()?;
-        let euid = self.connected()?.euid;
         let shorter = AtomicU32::new(old.map_or(0, |o| o.shorter.load(Ordering::Relaxed)));
         let new = Box::into_raw(Box::new(Attachment {
             epoch: process::epoch(),
@@ -256,7 +254,6 @@ impl State {
             write,
             control: Control(control),
             identity,
-            euid,
             mapped,
             shorter,
         }));
@@ -344,12 +341,12 @@ impl State {
             let known = self.attachments.live.contains(&(attachment.kind, attachment.id));
             let same_process = attachment.epoch == process::epoch();
             if last && !known && same_process {
-                closed.push((attachment.euid, attachment.kind, attachment.id));
+                closed.push((attachment.kind, attachment.id));
             }
             drop(attachment);
         }
-        for (euid, kind, id) in closed {
-            let _ = self.request_as(euid, &Request::Close { kind, id }, &[], None);
+        for (kind, id) in closed {
+            let _ = self.ask(&Request::Close { kind, id });
         }
     }
 

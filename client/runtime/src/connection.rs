@@ -1,6 +1,6 @@
 //! One connection to the daemon: hello, requests, connecting again after the daemon was restarted.
 //!
-//! There is one for each effective uid that the process has had; a process mostly has one.
+//! A process is one client, whatever its user: when that changes it connects again and goes on as the same client.
 
 use crate::control::Settings;
 use crate::errno::Errno;
@@ -9,6 +9,7 @@ use crate::process;
 use crate::socket::{self, Socket};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use vshmem_wire::request::Welcome;
@@ -64,11 +65,38 @@ pub(crate) struct Identity {
     pub(crate) inode: AtomicU64,
 }
 
+/// On whose behalf a connection asks: the kernel told the daemon when it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct User {
+    uid: u32,
+    gid: u32,
+    groups: u64,
+}
+
+impl User {
+    /// A digest of the process's supplementary groups.
+    pub(crate) fn groups() -> u64 {
+        let groups = rustix::process::getgroups().unwrap_or_default();
+        let mut hasher = std::hash::DefaultHasher::new();
+        groups.iter().for_each(|group| group.as_raw().hash(&mut hasher));
+        hasher.finish()
+    }
+
+    /// Who the process is now, its groups as they were when their digest was made.
+    pub(crate) fn now(groups: u64) -> User {
+        User {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            groups,
+        }
+    }
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: Socket,
-    pub(crate) euid: u32,
+    pub(crate) user: User,
     /// None while the answer to the hello has not been read.
     welcome: Option<(Welcome, &'static Identity)>,
     seq: u64,
@@ -89,10 +117,10 @@ fn hello(settings: &Settings, resume: Option<u32>) -> Vec<u8> {
 
 impl Connection {
     /// Connects and says hello.
-    pub(crate) fn open(settings: &Settings, euid: u32) -> Result<Connection, Trouble> {
+    pub(crate) fn open(settings: &Settings, user: User) -> Result<Connection, Trouble> {
         let mut connection = Connection {
             socket: Socket::connect(&settings.socket, PATIENCE)?,
-            euid,
+            user,
             welcome: None,
             seq: 1,
         };
@@ -102,7 +130,7 @@ impl Connection {
     }
 
     /// A forked child's connection: says hello without waiting for the answer.
-    pub(crate) fn of_child(end: OwnedFd, settings: &Settings) -> Result<Connection, Trouble> {
+    pub(crate) fn of_child(end: OwnedFd, settings: &Settings, user: User) -> Result<Connection, Trouble> {
         let _ = rustix::net::sockopt::set_socket_timeout(
             &end,
             rustix::net::sockopt::Timeout::Recv,
@@ -110,7 +138,7 @@ impl Connection {
         );
         let connection = Connection {
             socket: Socket::from(end)?,
-            euid: rustix::process::geteuid().as_raw(),
+            user,
             welcome: None,
             seq: 1,
         };
@@ -232,19 +260,24 @@ impl Connection {
     }
 
     /// Connects again, as the same client, until it works or the time is up.
-    pub(crate) fn again(&mut self, settings: &Settings, until: Instant) -> Result<(), Trouble> {
-        let resume = self.welcome.as_ref().map(|(_, identity)| identity.client);
+    pub(crate) fn again(&mut self, settings: &Settings, user: User, until: Instant) -> Result<(), Trouble> {
+        let mut resume = self.welcome.as_ref().map(|(_, identity)| identity.client);
         let mut pause = Duration::from_millis(2);
         loop {
             let made = Socket::connect(&settings.socket, PATIENCE)
                 .map_err(Trouble::from)
                 .and_then(|made| {
                     self.socket = made;
+                    self.user = user;
                     self.greet(settings, resume)?;
                     self.read_welcome()
                 });
             match made {
                 Ok(()) => return Ok(()),
+                // A daemon that has lost its memory of us: we are a new client.
+                Err(Trouble::Refused(failure)) if failure.errno == libc::ESTALE && resume.is_some() => {
+                    resume = None
+                }
                 Err(trouble @ Trouble::Refused(_)) => return Err(trouble),
                 Err(trouble) if Instant::now() >= until => return Err(trouble),
                 Err(_) => std::thread::sleep(pause),

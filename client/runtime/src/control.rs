@@ -3,7 +3,7 @@
 //! Not for the data path, which takes no lock and looks nothing up here.
 
 use crate::attach::Attachments;
-use crate::connection::{Connection, Identity, Trouble};
+use crate::connection::{Connection, Identity, Trouble, User};
 use crate::errno::{Errno, Result};
 use crate::shm::Segment;
 use crate::thread::{self, Thread};
@@ -32,7 +32,9 @@ pub(crate) struct Settings {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) settings: Option<Settings>,
-    connections: Vec<Connection>,
+    connection: Option<Connection>,
+    /// A digest of the process's supplementary groups, as they last were.
+    groups: u64,
     pub(crate) attachments: Attachments,
     pub(crate) segments: Vec<Segment>,
     numbers: Vec<u16>,
@@ -47,6 +49,7 @@ pub(crate) fn prepare_program(state: &mut State) {
     place::prepare();
     crate::clock::prepare();
     crate::world::set_spin(config::spin_micros());
+    state.groups = User::groups();
     state.settings = Some(Settings {
         socket: config::socket_path(),
         domain: config::domain(),
@@ -58,7 +61,8 @@ impl State {
     pub(crate) const fn new() -> State {
         State {
             settings: None,
-            connections: Vec::new(),
+            connection: None,
+            groups: 0,
             attachments: Attachments::new(),
             segments: Vec::new(),
             numbers: Vec::new(),
@@ -95,33 +99,34 @@ impl State {
         self.tickets.pop().ok_or(Errno::ENOSPC)
     }
 
-    /// The connection for the present effective uid, made if need be.
+    /// The connection, made if need be, and made anew if the process has become another user.
     pub(crate) fn connected(&mut self) -> Result<&mut Connection> {
-        let euid = rustix::process::geteuid().as_raw();
-        let at = match self.connections.iter().position(|c| c.euid == euid) {
-            Some(at) => at,
-            None => {
-                let settings = self.settings.as_ref().ok_or(Errno::ENOSYS)?;
-                match Connection::open(settings, euid) {
-                    Ok(connection) => self.connections.push(connection),
-                    Err(trouble) => return Err(self.no_daemon(&trouble)),
-                }
-                self.connections.len() - 1
+        let settings = self.settings.as_ref().ok_or(Errno::ENOSYS)?;
+        let user = User::now(self.groups);
+        let old = self.connection.take();
+        let made = match old {
+            Some(connection) if connection.user == user => Ok(connection),
+            Some(mut connection) => {
+                // What was checked for the former user counts no more.
+                process::next_epoch();
+                let until = Instant::now() + settings.timeout;
+                connection.again(settings, user, until).map(|()| connection)
             }
+            None => Connection::open(settings, user),
         };
-        self.connections.get_mut(at).ok_or(Errno::ENOSYS)
+        match made {
+            Ok(connection) => Ok(self.connection.insert(connection)),
+            Err(trouble) => Err(self.no_daemon(&trouble)),
+        }
     }
 
-    /// Who this client is for the present effective uid.
+    /// Who this client is.
     pub(crate) fn identity(&mut self) -> Result<&'static Identity> {
-        let timeout = self.settings.as_ref().map_or(Duration::ZERO, |s| s.timeout);
-        let connection = self.connected()?;
-        if let Ok((_, identity)) = connection.welcome() {
+        if let Ok((_, identity)) = self.connected()?.welcome() {
             return Ok(identity);
         }
         // The daemon went away before it answered the hello.
-        let euid = connection.euid;
-        self.again(euid, Instant::now() + timeout)?;
+        self.again(None)?;
         let connection = self.connected()?;
         connection
             .welcome()
@@ -129,19 +134,17 @@ impl State {
             .map_err(|_| Errno::ENOSYS)
     }
 
-    fn again(&mut self, euid: u32, until: Instant) -> Result<()> {
+    fn again(&mut self, until: Option<Instant>) -> Result<()> {
         let settings = self.settings.as_ref().ok_or(Errno::ENOSYS)?;
-        let at = self
-            .connections
-            .iter()
-            .position(|c| c.euid == euid)
-            .ok_or(Errno::ENOSYS)?;
-        match self.connections[at].again(settings, until) {
-            Ok(()) => Ok(()),
-            Err(trouble) => {
-                self.connections.remove(at);
-                Err(self.no_daemon(&trouble))
+        let until = until.unwrap_or_else(|| Instant::now() + settings.timeout);
+        let user = User::now(self.groups);
+        let mut connection = self.connection.take().ok_or(Errno::ENOSYS)?;
+        match connection.again(settings, user, until) {
+            Ok(()) => {
+                self.connection = Some(connection);
+                Ok(())
             }
+            Err(trouble) => Err(self.no_daemon(&trouble)),
         }
     }
 
@@ -159,17 +162,14 @@ impl State {
         Errno::ENOSYS
     }
 
-    /// Asks over the connection for the present effective uid.
+    /// Asks the daemon.
     pub(crate) fn request(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Outcome {
-        let euid = self.connected()?.euid;
-        self.request_as(euid, request, descriptors, None)
+        self.request_for(request, descriptors, None)
     }
 
-    /// Asks over the connection of `euid`, or the present one if that is gone, going on with a restarted daemon for at most `patience` (what
-    /// the environment says if None).
-    pub(crate) fn request_as(
+    /// Asks the daemon, going on with a restarted one for at most `patience` (what the environment says if None).
+    fn request_for(
         &mut self,
-        euid: u32,
         request: &Request,
         descriptors: &[BorrowedFd<'_>],
         patience: Option<Duration>,
@@ -178,17 +178,9 @@ impl State {
             .or(self.settings.as_ref().map(|s| s.timeout))
             .unwrap_or_default();
         let until = Instant::now() + patience;
-        let euid = match self.connections.iter().any(|c| c.euid == euid) {
-            true => euid,
-            false => self.connected()?.euid,
-        };
         let mut message: Option<(u32, u64, Vec<u8>)> = None;
         loop {
-            let connection = self
-                .connections
-                .iter_mut()
-                .find(|c| c.euid == euid)
-                .ok_or(Errno::ENOSYS)?;
+            let connection = self.connected()?;
             let trouble = match connection.welcome().map(|(_, identity)| identity.client) {
                 Ok(client) => {
                     // A client that is still the same repeats its message with the number that it had.
@@ -208,7 +200,7 @@ impl State {
                 Err(trouble) => trouble,
             };
             crate::debug!("{trouble}; connecting again");
-            self.again(euid, until)?;
+            self.again(Some(until))?;
         }
     }
 
@@ -219,12 +211,20 @@ impl State {
         }
     }
 
+    /// The user or the groups have changed.
+    pub(crate) fn identity_changed(&mut self) {
+        self.groups = User::groups();
+        process::next_epoch();
+        let thread = thread::current();
+        self.set_up_thread(thread);
+    }
+
     // Fork.
 
     /// The process was forked without our knowledge (`_Fork`, clone).
     pub(crate) fn forked(&mut self) {
         crate::debug!("forked without handlers: connecting anew");
-        self.connections.clear();
+        self.connection = None;
         self.tickets.clear();
         thread::forget_others(thread::current().number());
     }
@@ -232,9 +232,9 @@ impl State {
     /// Before fork(), with the control lock held until after it: lets the daemon count the attachments for the child.
     pub(crate) fn before_fork(&mut self) {
         self.childs_end = None;
-        let Some(euid) = self.segments.last().map(|segment| segment.euid) else {
+        if self.segments.is_empty() {
             return;
-        };
+        }
         let Ok((ours, childs)) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -245,7 +245,7 @@ impl State {
         };
         let _ = sockopt::set_socket_passcred(&ours, true);
         let patience = Some(Duration::from_secs(1));
-        match self.request_as(euid, &Request::ForkPrepare, &[ours.as_fd()], patience) {
+        match self.request_for(&Request::ForkPrepare, &[ours.as_fd()], patience) {
             Ok(_) => self.childs_end = Some(socket::high(childs)),
             Err(failure) => crate::debug!("fork not prepared: errno {} {}", failure.errno, failure.why),
         }
@@ -259,12 +259,12 @@ impl State {
     pub(crate) fn after_fork_in_child(&mut self) {
         let own = thread::current().number();
         thread::forget_others(own);
-        let parents = std::mem::take(&mut self.connections);
+        let parents = self.connection.take();
         self.tickets.clear();
         if let (Some(end), Some(settings)) = (self.childs_end.take(), &self.settings)
-            && let Ok(connection) = Connection::of_child(end, settings)
+            && let Ok(connection) = Connection::of_child(end, settings, User::now(self.groups))
         {
-            self.connections.push(connection);
+            self.connection = Some(connection);
         }
         drop(parents);
     }

@@ -33,6 +33,14 @@ impl Runtime {
             .map_err(|_| Errno::ENOSYS)
     }
 
+    /// The process's user or groups have changed: nothing that was checked before counts any more.
+    pub fn identity_changed(&self) {
+        if !process::never_used() {
+            let mut state = process::lock();
+            state.identity_changed();
+        }
+    }
+
     /// The number of this process's domain.
     pub fn domain(&self) -> Result<u16> {
         Ok(process::lock().identity()?.domain)

@@ -21,8 +21,6 @@ pub(crate) struct Segment {
     bytes: usize,
     segsz: usize,
     id: i32,
-    /// Effective uid of the connection it was attached over.
-    pub(crate) euid: u32,
 }
 
 /// Where to attach.
@@ -90,11 +88,8 @@ impl Runtime {
         let read_only = flags & libc::SHM_RDONLY != 0;
         let exec = flags & libc::SHM_EXEC != 0;
         let mut state = process::lock();
-        let euid = state.connected()?.euid;
         let request = Request::ShmAttach { id, read_only, exec };
-        let (reply, descriptors) = state
-            .request_as(euid, &request, &[], None)
-            .map_err(|f| Errno(f.errno))?;
+        let (reply, descriptors) = state.request(&request, &[]).map_err(|f| Errno(f.errno))?;
         let Reply::Attached { memory, segsz } = reply else {
             return Err(Errno::EPROTO);
         };
@@ -115,12 +110,11 @@ impl Runtime {
                     bytes,
                     segsz: segsz as usize,
                     id,
-                    euid,
                 });
                 Ok(at.cast())
             }
             Err(errno) => {
-                let _ = state.request_as(euid, &Request::ShmDetach { id }, &[], None);
+                let _ = state.ask(&Request::ShmDetach { id });
                 Err(errno)
             }
         }
@@ -137,7 +131,7 @@ impl Runtime {
         // SAFETY: promised by the caller.
         unsafe { map::release(address.cast_mut().cast(), segment.bytes) };
         let detached = Request::ShmDetach { id: segment.id };
-        if let Err(failure) = state.request_as(segment.euid, &detached, &[], None) {
+        if let Err(failure) = state.request(&detached, &[]) {
             // Unmapped it is; a child of a fork that the daemon does not know of has nothing to be counted down.
             crate::debug!("detach: errno {} {}", failure.errno, failure.why);
         }
@@ -208,6 +202,6 @@ fn covered(state: &mut process::Locked, at: usize, bytes: usize) {
     let gone = |s: &Segment| s.address >= at && s.address + s.bytes <= at + bytes;
     while let Some(i) = state.segments.iter().position(gone) {
         let segment = state.segments.swap_remove(i);
-        let _ = state.request_as(segment.euid, &Request::ShmDetach { id: segment.id }, &[], None);
+        let _ = state.ask(&Request::ShmDetach { id: segment.id });
     }
 }

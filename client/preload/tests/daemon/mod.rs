@@ -1,0 +1,149 @@
+//! A back-end of a test's own, programs compiled for it, and waiting with a limit.
+#![allow(dead_code)] // Each test file uses a part.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+use tempfile::TempDir;
+
+/// The folder of what was built.
+fn built() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().and_then(Path::parent).unwrap().to_owned()
+}
+
+/// The preload library, built by the run of this test.
+pub(crate) fn preload() -> PathBuf {
+    let here = built();
+    let candidates = [
+        here.join("libvshmem_preload.so"),
+        here.join("deps/libvshmem_preload.so"),
+    ];
+    candidates
+        .into_iter()
+        .find(|path| path.exists())
+        .expect("the preload library is not built")
+}
+
+/// The daemon's program, built if need be.
+fn daemon_program() -> PathBuf {
+    let program = built().join("vshmem-daemon");
+    if !program.exists() {
+        let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
+        let status = Command::new(cargo)
+            .args(["build", "-q", "-p", "vshmem-daemon"])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+    program
+}
+
+/// A back-end that serves a folder of its own and ends with the test.
+pub(crate) struct Daemon {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Daemon {
+    pub(crate) fn start() -> Daemon {
+        let folder = tempfile::tempdir().unwrap();
+        // Programs that change their user must reach the socket.
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new(daemon_program());
+        command
+            .arg("serve")
+            .arg("--runtime-dir")
+            .arg(folder.path().join("run"));
+        command.stdin(Stdio::null()).env("VSHMEM_LOG", "warn");
+        let daemon = Daemon {
+            child: command.spawn().unwrap(),
+            folder,
+        };
+        let until = Instant::now() + Duration::from_secs(20);
+        while !daemon.folder.path().join("run/vshmem.sock").exists() {
+            assert!(Instant::now() < until, "the daemon does not start");
+            thread::sleep(Duration::from_millis(5));
+        }
+        daemon
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A program that is served by this daemon.
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("LD_PRELOAD", preload())
+            .env("VSHMEM_RUNTIME_DIR", self.folder.path().join("run"))
+            .env_remove("VSHMEM_KEYS")
+            .env_remove("VSHMEM_DOMAIN");
+        command
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let until = Instant::now() + Duration::from_secs(10);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > until {
+                let _ = self.child.kill();
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Compiles a C program of this folder.
+pub(crate) fn compile(name: &str, into: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/programs")
+        .join(format!("{name}.c"));
+    let program = into.join(name);
+    let status = Command::new("gcc")
+        .args(["-Wall", "-Wextra", "-Werror", "-O1", "-g", "-pthread", "-o"])
+        .arg(&program)
+        .arg(source)
+        .status()
+        .expect("gcc is needed for this test");
+    assert!(status.success());
+    program
+}
+
+/// What a program that ended, or was ended, left.
+pub(crate) struct Finished(pub(crate) Output, pub(crate) bool);
+
+impl Finished {
+    pub(crate) fn expect_success(&self, how: &str) -> String {
+        let error = String::from_utf8_lossy(&self.0.stderr);
+        assert!(!self.1, "{how}: took too long\n{error}");
+        assert!(self.0.status.success(), "{how}: {}\n{error}", self.0.status);
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+}
+
+/// Runs a program to its end, or ends it when its time is up.
+pub(crate) fn finish(command: &mut Command, patience: Duration) -> Finished {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + patience;
+    let mut late = false;
+    // What these programs print fits into a pipe.
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > until {
+            late = true;
+            child.kill().unwrap();
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Finished(child.wait_with_output().unwrap(), late)
+}

@@ -1,0 +1,54 @@
+//! Unmodified C programs, each run twice: on the kernel's own System V IPC and on Vshmem. Both must agree with what the program expects.
+//!
+//! Not for the System V rules one by one: those are `testing/rules`. Here are the things that a preload library gets wrong: fork, signals, threads,
+//! closed descriptors, changed users, addresses, pointers, other ways to make the call.
+
+mod daemon;
+
+use daemon::{Daemon, compile, finish};
+use std::process::Command;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+fn both(name: &str) {
+    let daemon = Daemon::start();
+    let program = compile(name, daemon.folder());
+    finish(&mut Command::new(&program), PATIENCE).expect_success("on the kernel");
+    finish(&mut daemon.command(&program), PATIENCE).expect_success("on Vshmem");
+}
+
+#[test]
+fn signals_interrupt_and_their_handlers_may_use_the_same_constructs() {
+    both("signals");
+}
+
+#[test]
+fn children_are_counted_however_they_are_made_and_end() {
+    both("forks");
+}
+
+#[test]
+fn addresses_follow_the_rules_of_shmat() {
+    both("addresses");
+}
+
+#[test]
+fn arguments_are_checked_and_structures_filled() {
+    both("arguments");
+}
+
+#[test]
+fn a_program_may_close_all_descriptors() {
+    both("closing");
+}
+
+#[test]
+fn threads_come_and_go() {
+    both("threads");
+}
+
+#[test]
+fn permission_is_the_present_users() {
+    both("identity");
+}
