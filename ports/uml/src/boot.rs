@@ -5,12 +5,14 @@
 //!
 //! | event | what becomes of the helpers |
 //! |---|---|
-//! | guest powers off, or the main process gets SIGTERM | the main process ends them |
+//! | guest powers off | the main process ends them |
+//! | the main process gets SIGTERM | it ends them, **or spins for ever** if the signal met it in an interrupt |
 //! | the main process is killed by SIGKILL | they stay, **and traced ones go on running as host processes** |
 //! | the whole group is killed by SIGKILL | they go |
 //!
-//! So the parent-death signal of the main process is SIGTERM, and [`Machine::stop`] always kills the group, before it
-//! reaps the main process (a group keeps its number while its leader is a zombie).
+//! So [`Machine::stop`] always kills the group, before it reaps the main process (a group keeps its number while its
+//! leader is a zombie). If our own process is killed, a *guard* does the same: a shell that waits for the end of a pipe
+//! that only we hold. The parent-death signal of the main process, SIGTERM, covers the moment before the guard is there.
 #![allow(unsafe_code)] // one `pre_exec`: session, parent-death signal and CPU set of the new process
 
 use std::ffi::OsString;
@@ -313,10 +315,45 @@ impl Drop for BootFolder {
     }
 }
 
+/// Kills a process group when this process is gone, however that happened.
+#[derive(Debug)]
+struct Guard {
+    shell: Child,
+}
+
+impl Guard {
+    const SCRIPT: &'static str = "trap '' HUP INT TERM; read _; kill -s KILL -- \"-$1\" 2>/dev/null";
+
+    fn new(group: Pid) -> io::Result<Self> {
+        let shell = Command::new("/bin/sh")
+            .args([
+                "-c",
+                Self::SCRIPT,
+                "vshmem-uml-guard",
+                &group.as_raw_nonzero().to_string(),
+            ])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()?;
+        Ok(Self { shell })
+    }
+
+    /// To be called while the group still has its number.
+    fn release(&mut self) {
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
 /// One running `linux.uml`.
 #[derive(Debug)]
 struct UmlMachine {
     child: Child,
+    guard: Option<Guard>,
     group: Pid,
     pidfd: OwnedFd,
     folder: Option<BootFolder>,
@@ -329,9 +366,11 @@ impl UmlMachine {
 
     fn new(mut child: Child, folder: BootFolder) -> io::Result<Self> {
         let group = Pid::from_child(&child);
-        match pidfd_open(group, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self {
+        let watched = pidfd_open(group, PidfdFlags::empty()).map_err(io::Error::from);
+        match watched.and_then(|pidfd| Ok((pidfd, Guard::new(group)?))) {
+            Ok((pidfd, guard)) => Ok(Self {
                 child,
+                guard: Some(guard),
                 group,
                 pidfd,
                 folder: Some(folder),
@@ -340,7 +379,7 @@ impl UmlMachine {
             Err(e) => {
                 let _ = kill_process_group(group, Signal::KILL);
                 let _ = child.wait();
-                Err(e.into())
+                Err(e)
             }
         }
     }
@@ -366,6 +405,9 @@ impl Machine for UmlMachine {
         self.stopped = true;
         // The main process is our child and not reaped yet, so the number still names this group.
         let _ = kill_process_group(self.group, Signal::KILL);
+        if let Some(mut guard) = self.guard.take() {
+            guard.release();
+        }
         let _ = self.child.wait();
         let deadline = Instant::now() + Self::PATIENCE;
         // Helpers are orphans now: they are gone, or are zombies of init, when none can be signalled or all are dead.
