@@ -203,7 +203,7 @@ impl Registry {
     }
 
     /// Appends an extent of at least `wanted` usable bytes.
-    fn append(&mut self, serial: u64, wanted: u64, fx: &mut Effects) -> Result<(), Failure> {
+    pub(crate) fn append(&mut self, serial: u64, wanted: u64, fx: &mut Effects) -> Result<(), Failure> {
         let none = |why: &str| Failure::because(ENOMEM, why);
         let construct = self
             .constructs

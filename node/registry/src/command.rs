@@ -102,6 +102,13 @@ pub enum Command {
         /// The construct.
         serial: u64,
     },
+    /// An operation that the daemon does on somebody's behalf needs room: append an extent to the set or queue.
+    Extend {
+        /// The construct.
+        serial: u64,
+        /// Bytes wanted in one piece; 0 for a slot or record.
+        wanted: u64,
+    },
     /// What a client really has mapped of a segment, where the daemon found out (a partial munmap, say): lowers the count of its attachments.
     Audited {
         /// The client.

@@ -161,6 +161,9 @@ impl Registry {
             Command::Swept(sweep) => self.swept(sweep, &mut fx),
             Command::DeclareCorrupt { serial, what: _ } => self.declare_corrupt(serial, &mut fx),
             Command::NotProvided { serial } => self.not_provided(serial, fresh, &mut fx),
+            Command::Extend { serial, wanted } => {
+                self.append(serial, wanted, &mut fx).map(|()| Done::Nothing)
+            }
             Command::Audited {
                 client,
                 serial,

@@ -7,9 +7,13 @@ use vshmem_ipc::Control;
 use vshmem_ipc::msgq::{MsgError, Queue, ReceiveFlags};
 use vshmem_ipc::sem::{SemError, SemSet};
 use vshmem_ipc::sysv::{self, SemBuf};
+use vshmem_registry::Command;
 use vshmem_wire::request::Behalf;
-use vshmem_wire::{Failure, Kind, Pid, Reply, Verdict};
+use vshmem_wire::{Failure, Pid, Reply, Verdict};
 use vshmem_words::Mapping;
+
+/// Extents made for one operation: the first may be too small for what it needs next.
+const MOST_EXTENTS: usize = 3;
 
 /// What the registry said of the construct and the caller.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +33,8 @@ pub(super) struct Permitted {
 /// What came of a try.
 enum Tried {
     Verdict(Verdict),
+    /// It needs an extent with so much room.
+    NeedExtent(u64),
     Corrupt(String),
 }
 
@@ -39,29 +45,42 @@ impl From<Verdict> for Tried {
 }
 
 impl Backend {
-    /// Carries an operation out.
-    pub(super) fn on_behalf(&mut self, what: Permitted, operation: &Behalf, msgmax: u32) -> Verdict {
-        let kind = match operation {
-            Behalf::Send { .. } | Behalf::Receive { .. } => Kind::Msg,
-            _ => Kind::Sem,
-        };
+    /// Carries an operation out; where it needs room, after making some.
+    pub(super) fn on_behalf(&mut self, mut what: Permitted, operation: &Behalf, msgmax: u32) -> Verdict {
+        for _ in 0..MOST_EXTENTS {
+            match self.attempt_behalf(what, operation, msgmax) {
+                Some(Tried::Verdict(verdict)) => return verdict,
+                Some(Tried::Corrupt(found)) => {
+                    self.declare_corrupt(what.serial, found);
+                    return Err(Failure::errno(libc::EIDRM));
+                }
+                Some(Tried::NeedExtent(wanted)) => {
+                    let serial = what.serial;
+                    self.apply(Command::Extend { serial, wanted })?;
+                    what.control = self
+                        .registry
+                        .construct(serial)
+                        .map_or(what.control, |c| c.control);
+                }
+                None => break,
+            }
+        }
+        Err(Failure::errno(libc::ENOMEM))
+    }
+
+    fn attempt_behalf(&mut self, what: Permitted, operation: &Behalf, msgmax: u32) -> Option<Tried> {
+        let queue = matches!(operation, Behalf::Send { .. } | Behalf::Receive { .. });
         let (tried, rung) = self.with_known(what.serial, |words, _| {
             let world = BackWorld::on_behalf(words, what.pid, what.undo);
-            let tried = match kind {
-                Kind::Msg => on_queue(words, &world, what, operation, msgmax),
-                _ => on_set(words, &world, what, operation),
+            let tried = if queue {
+                on_queue(words, &world, what, operation, msgmax)
+            } else {
+                on_set(words, &world, what, operation)
             };
             (Some(tried), world.rung())
         });
         self.ring_all(rung);
-        match tried {
-            Some(Tried::Verdict(verdict)) => verdict,
-            Some(Tried::Corrupt(what_was_found)) => {
-                self.declare_corrupt(what.serial, what_was_found);
-                Err(Failure::errno(libc::EIDRM))
-            }
-            None => Err(Failure::errno(libc::ENOMEM)),
-        }
+        tried
     }
 }
 
@@ -72,7 +91,7 @@ fn sem_failure(error: SemError) -> Tried {
         SemError::Range => libc::ERANGE,
         SemError::TooBig => libc::EFBIG,
         SemError::Removed => libc::EIDRM,
-        SemError::NeedExtent => libc::ENOMEM,
+        SemError::NeedExtent => return Tried::NeedExtent(0),
         SemError::Corrupt(corrupt) => return Tried::Corrupt(describe(&corrupt)),
     };
     Err(Failure::errno(errno)).into()
@@ -85,7 +104,7 @@ fn msg_failure(error: MsgError) -> Tried {
         MsgError::Interrupted => libc::EINTR,
         MsgError::TooBig => libc::E2BIG,
         MsgError::Removed => libc::EIDRM,
-        MsgError::NeedExtent(_) => libc::ENOMEM,
+        MsgError::NeedExtent(wanted) => return Tried::NeedExtent(wanted as u64),
         MsgError::Corrupt(corrupt) => return Tried::Corrupt(describe(&corrupt)),
     };
     Err(Failure::errno(errno)).into()

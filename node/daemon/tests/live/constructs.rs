@@ -1,8 +1,8 @@
 //! Constructs between two clients; quotas and a full pool.
 
-use crate::harness::{Client, Daemon};
+use crate::harness::{Client, Daemon, IPC_CREAT};
 use crate::helper::Helper;
-use vshmem_wire::{Kind, Reply, Request};
+use vshmem_wire::{Kind, Reply, Request, StatBody};
 use vshmem_words::{Ordering, Words};
 
 #[test]
@@ -114,5 +114,55 @@ fn a_domain_over_its_quota_is_enospc_and_others_are_not() {
     assert!(
         [libc::ENOMEM, libc::ENOSPC].contains(&failure.errno),
         "{failure:?}"
+    );
+}
+
+#[test]
+fn who_may_not_map_is_served_on_its_behalf() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let daemon = Daemon::serve();
+    let mut root = daemon.client();
+    let mut other = Helper::start_as(&daemon, 65_534);
+    let flags = IPC_CREAT | 0o602;
+    let Ok(Reply::Id(queue)) = root.ask(Request::MsgGet { key: 1, flags }) else {
+        panic!("no queue");
+    };
+    // More than a new queue has room for without growing.
+    for _ in 0..20 {
+        assert_eq!(other.say(&format!("send {queue} 700")), "done");
+    }
+    assert_eq!(
+        other.say(&format!("send {queue} 9000")),
+        format!("errno {}", libc::EINVAL)
+    );
+    for _ in 0..3 {
+        other.say(&format!("send {queue} 700"));
+    }
+    assert_eq!(
+        other.say(&format!("send {queue} 700")),
+        format!("errno {}", libc::EAGAIN)
+    );
+    let StatBody::Msg {
+        qnum, cbytes, lspid, ..
+    } = root.stat(Kind::Msg, queue).unwrap().body
+    else {
+        panic!("no queue");
+    };
+    assert_eq!((qnum, cbytes), (23, 23 * 700));
+    assert_eq!(lspid.pid, other.child.id());
+    let flags = IPC_CREAT | 0o604;
+    let Ok(Reply::Id(set)) = root.ask(Request::SemGet {
+        key: 1,
+        nsems: 1,
+        flags,
+    }) else {
+        panic!("no set");
+    };
+    assert_eq!(other.say(&format!("value {set}")), "0");
+    assert_eq!(
+        other.say(&format!("add {set} 1")),
+        format!("errno {}", libc::EACCES)
     );
 }

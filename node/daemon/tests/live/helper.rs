@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use vshmem_wire::request::Behalf;
 use vshmem_wire::{Reply, Request, Verdict};
 
 const SOCKET: &str = "VSHMEM_TEST_HELPER_SOCKET";
@@ -130,6 +131,33 @@ fn be_one() {
                 let text = undo(&client, &set, control, number(2));
                 mapped.push(set);
                 text
+            }
+            "send" => {
+                let operation = Behalf::Send {
+                    mtype: 1,
+                    text: vec![7; number(2) as usize],
+                };
+                said(client.ask(Request::OnBehalf {
+                    id: number(1),
+                    operation,
+                }))
+            }
+            "value" => {
+                let operation = Behalf::GetValue(0);
+                match client.ask(Request::OnBehalf {
+                    id: number(1),
+                    operation,
+                }) {
+                    Ok(Reply::Value(value)) => value.to_string(),
+                    other => said(other),
+                }
+            }
+            "add" => {
+                let operation = Behalf::SemOp(vec![(0, number(2) as i16, 0)]);
+                said(client.ask(Request::OnBehalf {
+                    id: number(1),
+                    operation,
+                }))
             }
             "bring-guest" => {
                 let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
