@@ -1,7 +1,7 @@
 //! The command line's definition: help, completions and manual pages come from here.
 
 use crate::commands::{
-    bench, demo, doctor, ftok, ipcmk, ipcrm, ipcs, lsipc, papers, run, serve, share, status, vm,
+    bench, demo, doctor, ftok, ipcmk, ipcrm, ipcs, lsipc, papers, run, serve, share, status, top, vm,
 };
 use crate::trouble::Outcome;
 use clap::{Parser, Subcommand};
@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Ftok(ftok::Ftok),
     /// Show the back-end, its domains and its pool
     Status(status::StatusOptions),
+    /// Show the back-end, its domains and its constructs, live
+    Top(top::Top),
     /// Show what works here, what does not, and what to do
     Doctor(doctor::Doctor),
     /// Boot two virtual machines and watch unmodified programs in them exchange
@@ -91,6 +93,7 @@ impl Command {
             Command::Unshare(options) => share::unshare(options),
             Command::Ftok(options) => ftok::run(options),
             Command::Status(options) => status::run(options),
+            Command::Top(options) => top::run(options),
             Command::Doctor(options) => doctor::run(options),
             Command::Demo(options) => demo::run(options),
             Command::Bench(options) => bench::run(options),

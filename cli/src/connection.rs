@@ -19,6 +19,8 @@ use vshmem_wire::{Answer, Envelope, Failure, Kind, Reply, Request, Stat, Status}
 
 /// Name of the daemon's socket in the runtime folder.
 pub(crate) const SOCKET: &str = "vshmem.sock";
+/// Why nobody answers where no daemon is.
+pub(crate) const NOBODY: &str = "none is running there";
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -221,7 +223,7 @@ fn lost(errno: Errno) -> Failure {
 fn unreachable_daemon(path: &Path, errno: Errno) -> Trouble {
     let what = format!("daemon at {}", path.display());
     match errno {
-        Errno::NOENT | Errno::CONNREFUSED => Trouble::new(what, "none is running there").remedy(
+        Errno::NOENT | Errno::CONNREFUSED => Trouble::new(what, NOBODY).remedy(
             "start one with `vshmem serve &` (in a guest: `vshmem join &`), or name its folder with --runtime-dir",
         ),
         Errno::ACCESS | Errno::PERM => Trouble::new(what, "permission denied")

@@ -7,7 +7,7 @@ use crate::system::{group_name, user_name};
 use crate::trouble::{Trouble, reason};
 use std::collections::BTreeMap;
 use vshmem_wire::request::Behalf;
-use vshmem_wire::{Info, Kind, Perm, Pid, Reply, Request, Stat, StatBody};
+use vshmem_wire::{Info, Kind, Perm, Pid, Reply, Request, Stat, StatBody, Status};
 
 /// Bit of a segment's mode: to be freed at the last detach.
 pub(crate) const SHM_DEST: u16 = 0o1000;
@@ -39,14 +39,24 @@ pub(crate) struct Inventory {
 
 impl Inventory {
     /// Asks for the domains' names.
-    pub(crate) fn open(mut connection: Connection) -> Result<Self, Trouble> {
-        let status = connection.status()?;
-        let domains = status
+    pub(crate) fn open(connection: Connection) -> Result<Self, Trouble> {
+        let mut inventory = Inventory {
+            connection,
+            domains: BTreeMap::new(),
+        };
+        inventory.refresh()?;
+        Ok(inventory)
+    }
+
+    /// Asks for the domains' names again, and gives the rest of the status.
+    pub(crate) fn refresh(&mut self) -> Result<Status, Trouble> {
+        let status = self.connection.status()?;
+        self.domains = status
             .domains
-            .into_iter()
-            .map(|domain| (domain.number, domain.name))
+            .iter()
+            .map(|domain| (domain.number, domain.name.clone()))
             .collect();
-        Ok(Inventory { connection, domains })
+        Ok(status)
     }
 
     /// All constructs of a kind, by slot.

@@ -133,6 +133,7 @@ fn status_and_doctor_tell_of_the_daemon() {
     );
     let doctor = daemon.json(&["doctor"]);
     assert_eq!(doctor["works"], true, "{doctor:#}");
+    assert!(daemon.ok(&["top", "--count", "1"]).contains("group "));
     assert!(daemon.ok(&["doctor"]).contains("round trip"));
 }
 

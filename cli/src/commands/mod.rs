@@ -13,4 +13,5 @@ pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod share;
 pub(crate) mod status;
+pub(crate) mod top;
 pub(crate) mod vm;

@@ -1,7 +1,7 @@
 //! `vshmem run`: an unmodified program, its System V IPC served by Vshmem.
 
 use crate::backend::Backend;
-use crate::connection::Connection;
+use crate::connection::{Connection, NOBODY};
 use crate::place::{DOMAIN, Place, RUNTIME_DIR};
 use crate::preload;
 use crate::program;
@@ -87,7 +87,9 @@ pub(crate) fn run(options: &Run) -> Outcome {
         .map_err(|trouble| {
             let hint =
                 "start one with `vshmem serve &`, or add --serve to have one for as long as the program runs";
-            trouble.remedy(hint).with_status(OURS)
+            let absent = trouble.why() == NOBODY;
+            let trouble = trouble.with_status(OURS);
+            if absent { trouble.remedy(hint) } else { trouble }
         })?
         .welcome;
     let mut command = Command::new(&found);

@@ -68,6 +68,7 @@ impl Mapping {
     }
 }
 
+// `match` and not `map_or` here: the closure's call is sometimes not inlined, and then the order is matched at run time on every access.
 impl Words for Mapping {
     #[inline(always)]
     fn len(&self) -> usize {
@@ -75,7 +76,10 @@ impl Words for Mapping {
     }
     #[inline(always)]
     fn load32(&self, at: usize, order: Ordering) -> u32 {
-        self.word32(at).map_or(0, |w| w.load(order))
+        match self.word32(at) {
+            Some(w) => w.load(order),
+            None => 0,
+        }
     }
     #[inline(always)]
     fn store32(&self, at: usize, value: u32, order: Ordering) {
@@ -92,12 +96,17 @@ impl Words for Mapping {
         s: Ordering,
         f: Ordering,
     ) -> Result<u32, u32> {
-        self.word32(at)
-            .map_or(Err(0), |w| w.compare_exchange(current, new, s, f))
+        match self.word32(at) {
+            Some(w) => w.compare_exchange(current, new, s, f),
+            None => Err(0),
+        }
     }
     #[inline(always)]
     fn load64(&self, at: usize, order: Ordering) -> u64 {
-        self.word64(at).map_or(0, |w| w.load(order))
+        match self.word64(at) {
+            Some(w) => w.load(order),
+            None => 0,
+        }
     }
     #[inline(always)]
     fn store64(&self, at: usize, value: u64, order: Ordering) {
@@ -114,8 +123,10 @@ impl Words for Mapping {
         s: Ordering,
         f: Ordering,
     ) -> Result<u64, u64> {
-        self.word64(at)
-            .map_or(Err(0), |w| w.compare_exchange(current, new, s, f))
+        match self.word64(at) {
+            Some(w) => w.compare_exchange(current, new, s, f),
+            None => Err(0),
+        }
     }
     #[inline]
     fn copy_out(&self, at: usize, into: &mut [u8]) -> bool {

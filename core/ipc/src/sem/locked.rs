@@ -33,7 +33,8 @@ impl<W: Words> SemSet<'_, W> {
         match ops.len() {
             0 => Ok(()),
             1 => self.locked_of::<1>(world, control, ops, turn),
-            2..=8 => self.locked_of::<8>(world, control, ops, turn),
+            2..=4 => self.locked_of::<4>(world, control, ops, turn),
+            5..=8 => self.locked_of::<8>(world, control, ops, turn),
             9..=SEMOPM => self.locked_of::<SEMOPM>(world, control, ops, turn),
             _ => Err(SemError::TooBig),
         }

@@ -19,44 +19,57 @@ use vshmem_words::Words;
 pub(super) struct Wakes<'w, Wd: World> {
     pub(super) world: &'w Wd,
     pub(super) now: u64,
-    owed: [Option<Sleeper>; 16],
+    /// Made when the first wake is owed: most operations owe none, and should not pay for clearing it.
+    owed: Option<Owed>,
+}
+
+struct Owed {
+    list: [Sleeper; 16],
     len: usize,
 }
 
 impl<'w, Wd: World> Wakes<'w, Wd> {
+    #[inline(always)]
     pub(super) fn new(world: &'w Wd) -> Self {
         Wakes {
             world,
             now: world.seconds(),
-            owed: [None; 16],
-            len: 0,
+            owed: None,
         }
     }
 
     pub(super) fn owe(&mut self, sleeper: Sleeper) {
-        if self.len == self.owed.len() {
-            self.pay();
+        let owed = self.owed.get_or_insert(Owed {
+            list: [sleeper; 16],
+            len: 0,
+        });
+        if owed.len == owed.list.len() {
+            owed.pay(self.world);
         }
-        if let Some(place) = self.owed.get_mut(self.len) {
-            *place = Some(sleeper);
-            self.len += 1;
+        if let Some(place) = owed.list.get_mut(owed.len) {
+            *place = sleeper;
+            owed.len += 1;
         }
     }
+}
 
-    /// Wakes everybody owed.
-    fn pay(&mut self) {
-        for sleeper in self.owed.iter_mut().take(self.len) {
-            if let Some(sleeper) = sleeper.take() {
-                self.world.wake(sleeper);
-            }
-        }
+impl Owed {
+    #[cold]
+    fn pay(&mut self, world: &impl World) {
+        self.list
+            .iter()
+            .take(self.len)
+            .for_each(|sleeper| world.wake(*sleeper));
         self.len = 0;
     }
 }
 
 impl<Wd: World> Drop for Wakes<'_, Wd> {
+    #[inline(always)]
     fn drop(&mut self) {
-        self.pay();
+        if let Some(owed) = &mut self.owed {
+            owed.pay(self.world);
+        }
     }
 }
 

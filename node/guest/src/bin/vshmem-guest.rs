@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut words: impl Iterator<Item = OsString>) -> anyhow::Result<GuestSpec> {
-    let mut spec = GuestSpec::new("uml", "a", Vec::new())?;
+    let mut spec = GuestSpec::new(vshmem_port_select::BOOTABLE[0], "a", Vec::new())?;
     while let Some(word) = words.next() {
         if word == "--" {
             spec.argv = words.collect();

@@ -1,0 +1,117 @@
+//! How guests end: by themselves, by signals, by clocks, and with the process that started them.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::{eventually, family, guest, lives, run, start};
+
+#[test]
+fn a_program_killed_by_a_signal_gives_a_shells_status() {
+    let Some(mut command) = guest("a_program_killed_by_a_signal", &[]) else {
+        return;
+    };
+    assert_eq!(
+        run(command.args(["--", "sh", "-c", "kill -9 $$"])).code,
+        Some(137)
+    );
+}
+
+#[test]
+fn a_missing_program_gives_127_and_says_so() {
+    let Some(mut command) = guest("a_missing_program", &[]) else {
+        return;
+    };
+    let ended = run(command.args(["--", "no-such-program"]));
+    assert_eq!(ended.code, Some(127));
+    assert!(
+        ended.stderr.contains("vshmem: no-such-program: No such file"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn a_program_that_runs_too_long_is_ended_with_its_guest() {
+    let Some(mut command) = guest("a_program_that_runs_too_long", &["--timeout", "1", "--cpus", "0"]) else {
+        return;
+    };
+    let job = start(command.args(["--", "sh", "-c", "echo up; while :; do :; done"]));
+    let members = eventually("no helpers", || {
+        Some(family(job.child.id())).filter(|members| members.len() > 3)
+    });
+    for pid in &members {
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+            continue;
+        };
+        assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+    }
+    let ended = job.finish();
+    assert_eq!(
+        (ended.code, ended.stdout().as_str()),
+        (Some(124), "up\n"),
+        "{}",
+        ended.stderr
+    );
+    assert!(ended.stderr.contains("ran for more than 1 s"), "{}", ended.stderr);
+    assert!(!members.into_iter().any(lives), "a part of the machine is left");
+}
+
+#[test]
+fn a_guest_that_does_not_come_up_is_ended_with_a_message() {
+    let Some(mut command) = guest("a_guest_that_does_not_come_up", &["--boot-timeout", "0.2"]) else {
+        return;
+    };
+    let started = Instant::now();
+    let ended = run(command.args(["--", "true"]));
+    assert_eq!(ended.code, Some(124));
+    assert!(
+        ended.stderr.contains("did not come up within"),
+        "{}",
+        ended.stderr
+    );
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn the_first_interrupt_is_the_programs_and_the_second_ends_the_guest() {
+    let Some(mut command) = guest("the_first_interrupt", &[]) else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = r#"trap 'echo int > "$0/int"' INT; echo > "$0/up"; while :; do sleep 0.1; done"#;
+    command.args(["--bind", folder.path().to_str().expect("plain")]);
+    let job = start(command.args(["--", "sh", "-c", script]).arg(folder.path()));
+    eventually("it does not come up", || {
+        folder.path().join("up").exists().then_some(())
+    });
+    job.signal(Signal::INT);
+    eventually("the program hears no interrupt", || {
+        folder.path().join("int").exists().then_some(())
+    });
+    job.signal(Signal::INT);
+    let ended = job.finish();
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+}
+
+#[test]
+fn a_guest_does_not_outlive_the_process_that_started_it() {
+    let Some(mut command) = guest("a_guest_does_not_outlive", &[]) else {
+        return;
+    };
+    let script = "echo up; (while :; do :; done) & while :; do :; done";
+    command.args(["--", "sh", "-c", script]).stderr(Stdio::null());
+    let mut child = command.spawn().expect("the runner starts");
+    let mut up = [0_u8; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().expect("stdout"), &mut up).expect("it comes up");
+    let members = family(child.id());
+    assert!(members.len() > 3, "{members:?}");
+    child.kill().expect("killing the runner");
+    child.wait().expect("waiting");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while members.iter().any(|&pid| lives(pid)) {
+        assert!(Instant::now() < deadline, "a part of the machine is left");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
