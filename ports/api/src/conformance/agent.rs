@@ -9,6 +9,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::SealFlags;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use vshmem_wire::{Link, Window};
 use vshmem_words::{Ordering, Words};
 
 /// An agent that hears nothing for so long ends: nothing is left running behind a check that died.
@@ -26,7 +27,7 @@ pub fn serve(port: &dyn GuestPort) -> anyhow::Result<()> {
     let mut agent = Agent {
         port,
         stream,
-        line: Line::new(),
+        line: Line::new(Link::new()),
         regions: Vec::new(),
         rings: BTreeSet::new(),
     };
@@ -68,7 +69,7 @@ impl Agent<'_> {
             Ask::ScribbleStream { bytes, seed } => {
                 let mut random = Random(seed | 1);
                 let rubbish: Vec<u8> = (0..bytes).map(|_| random.next() as u8).collect();
-                self.line.send_bytes(self.stream.as_fd(), &rubbish, PATIENCE)?;
+                self.line.send_rubbish(self.stream.as_fd(), &rubbish, PATIENCE)?;
                 Ok(Told::Done)
             }
             Ask::Add {
@@ -82,8 +83,16 @@ impl Agent<'_> {
                 add(self.region(region)?, gate, at, times, how)?;
                 return Ok(());
             }
+            Ask::Sleep(milliseconds) => {
+                std::thread::sleep(Duration::from_millis(milliseconds));
+                Ok(Told::Done)
+            }
             Ask::Rings => Ok(Told::Value(self.rings.len() as u64)),
             Ask::Echo(bytes) => Ok(Told::Echo(bytes)),
+            Ask::Window => self.port.window(false).map(|(_, window)| match window {
+                Window::Direct => Told::Value(0),
+                Window::Whole { bytes } => Told::Value(bytes),
+            }),
             Ask::Map { writable, extents } => self.map(writable, &extents),
             other => self.on_memory(other),
         };

@@ -2,7 +2,7 @@
 
 use super::agent::{differ, fill};
 use super::script::{Ask, Told};
-use super::session::Session;
+use super::session::{PATIENCE, Session};
 use crate::store::Reach;
 use anyhow::ensure;
 use vshmem_ipc::header::{self, Control};
@@ -96,13 +96,14 @@ pub(super) fn stream(session: &mut Session<'_>) -> anyhow::Result<()> {
         b.line.skipped() == 0 && b.line.strange == 0,
         "another domain's stream was hurt"
     );
-    // The other way round: the agent is as robust as the host.
-    let rubbish: Vec<u8> = (0..50_000u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect();
-    hostile
-        .line
-        .send_bytes(hostile.domain.stream(), &rubbish, super::session::PATIENCE)?;
-    ensure!(hostile.ask(Ask::Echo(vec![1, 2, 3]))? == Told::Echo(vec![1, 2, 3]));
+    // The other way round: the agent is as robust as the host. No more at a time than the reader's end of any port can hold.
+    for seed in 1..30u32 {
+        let noise = |i: u32| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 13) as u8;
+        let rubbish: Vec<u8> = (0..700).map(noise).collect();
+        hostile
+            .line
+            .send_rubbish(hostile.domain.stream(), &rubbish, PATIENCE)?;
+        ensure!(hostile.ask(Ask::Echo(vec![1, 2, 3]))? == Told::Echo(vec![1, 2, 3]));
+    }
     Ok(())
 }

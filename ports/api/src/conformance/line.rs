@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use vshmem_wire::Deframer;
+use vshmem_wire::Link;
 
 /// Why no message came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,55 +24,86 @@ pub(super) enum Lost {
 
 pub(super) struct Line<In> {
     arrived: VecDeque<In>,
-    deframer: Deframer,
+    link: Link,
     /// Frames with a right checksum that were no message.
     pub(super) strange: u64,
 }
 
 impl<In: DeserializeOwned> Line<In> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(link: Link) -> Self {
         Line {
             arrived: VecDeque::new(),
-            deframer: Deframer::default(),
+            link,
             strange: 0,
         }
     }
 
     /// Bytes that were no frames.
     pub(super) fn skipped(&self) -> u64 {
-        self.deframer.skipped()
+        self.link.skipped()
     }
 
-    /// Sends bytes, reading meanwhile.
-    pub(super) fn send_bytes(
+    /// Sends bytes that are no message, behind whatever waits to be sent.
+    pub(super) fn send_rubbish(
         &mut self,
         fd: BorrowedFd<'_>,
         bytes: &[u8],
         patience: Duration,
     ) -> Result<(), Lost> {
+        self.send_queued(fd, patience)?;
         let deadline = Instant::now() + patience;
         let mut rest = bytes;
         while !rest.is_empty() {
-            match rustix::io::write(fd, rest) {
-                Ok(written) => rest = &rest[written..],
-                Err(Errno::AGAIN | Errno::INTR) => {
-                    self.look(fd, PollFlags::IN | PollFlags::OUT, deadline, patience)?;
-                }
-                Err(Errno::PIPE | Errno::CONNRESET | Errno::IO) => return Err(Lost::Ended),
-                Err(other) => return Err(Lost::Failed(other)),
+            match written(rustix::io::write(fd, rest))? {
+                0 => self.look(fd, PollFlags::IN | PollFlags::OUT, deadline, patience)?,
+                bytes => rest = &rest[bytes..],
             }
         }
         Ok(())
     }
 
-    /// Sends a message.
+    /// Sends a message, reading meanwhile.
     pub(super) fn send<Out: Serialize>(
         &mut self,
         fd: BorrowedFd<'_>,
         message: &Out,
         patience: Duration,
     ) -> Result<(), Lost> {
-        self.send_bytes(fd, &vshmem_wire::frame(message), patience)
+        self.link.send(message);
+        self.send_queued(fd, patience)
+    }
+
+    fn send_queued(&mut self, fd: BorrowedFd<'_>, patience: Duration) -> Result<(), Lost> {
+        let deadline = Instant::now() + patience;
+        loop {
+            self.flush(fd)?;
+            if !self.link.wants_to_write() && self.link.queued() == 0 {
+                return Ok(());
+            }
+            self.look(fd, self.interest(), deadline, patience)?;
+        }
+    }
+
+    /// Writes what may be written and the stream takes.
+    fn flush(&mut self, fd: BorrowedFd<'_>) -> Result<(), Lost> {
+        loop {
+            let out = self.link.out();
+            if out.is_empty() {
+                return Ok(());
+            }
+            match written(rustix::io::write(fd, out))? {
+                0 => return Ok(()),
+                bytes => self.link.wrote(bytes),
+            }
+        }
+    }
+
+    fn interest(&self) -> PollFlags {
+        if self.link.wants_to_write() {
+            PollFlags::IN | PollFlags::OUT
+        } else {
+            PollFlags::IN
+        }
     }
 
     /// The next message.
@@ -82,7 +113,8 @@ impl<In: DeserializeOwned> Line<In> {
             if let Some(message) = self.arrived.pop_front() {
                 return Ok(message);
             }
-            self.look(fd, PollFlags::IN, deadline, patience)?;
+            self.flush(fd)?;
+            self.look(fd, self.interest(), deadline, patience)?;
         }
     }
 
@@ -119,13 +151,23 @@ impl<In: DeserializeOwned> Line<In> {
     }
 
     fn take_in(&mut self, bytes: &[u8]) {
-        self.deframer.push(bytes);
+        self.link.push(bytes);
         loop {
-            match self.deframer.take() {
+            match self.link.take() {
                 Ok(Some(message)) => self.arrived.push_back(message),
                 Ok(None) => return,
                 Err(_) => self.strange += 1,
             }
         }
+    }
+}
+
+/// Bytes written: 0 where the stream takes none now.
+fn written(outcome: Result<usize, Errno>) -> Result<usize, Lost> {
+    match outcome {
+        Ok(bytes) => Ok(bytes),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+        Err(Errno::PIPE | Errno::CONNRESET | Errno::IO) => Err(Lost::Ended),
+        Err(other) => Err(Lost::Failed(other)),
     }
 }

@@ -2,10 +2,12 @@
 
 use super::agent::{differ, fill};
 use super::script::{Add, Ask};
-use super::session::Session;
+use super::session::{Construct, Session};
+use crate::store::{PAGE, Reach, Serial};
 use anyhow::{Context, ensure};
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
+use vshmem_wire::{Extent, Kind};
 use vshmem_words::{Ordering, Words};
 
 /// What one domain stores, the other and the host load; in every direction.
@@ -130,6 +132,40 @@ pub(super) fn extents(session: &mut Session<'_>) -> anyhow::Result<()> {
     Ok(session.store.unmap(mapped)?)
 }
 
+/// A pool is reached up to its very last word, and a domain that must map it whole knows how long it is.
+pub(super) fn whole(session: &mut Session<'_>) -> anyhow::Result<()> {
+    let Reach::Pool { bytes } = session.store.reach() else {
+        return Ok(());
+    };
+    let last = Extent {
+        offset: bytes - PAGE,
+        bytes: PAGE,
+    };
+    let construct = Construct {
+        serial: Serial(2000),
+        extents: vec![last],
+    };
+    session.store.provide((Kind::Shm, construct.serial), last)?;
+    let (mapped, host) = session.map(&construct, 0)?;
+    let mut a = session.domain()?;
+    let region = session.attach(&mut a, &construct, true)?;
+    let at = PAGE as usize - 8;
+    let value = 0x0123_4567_89ab_cdef;
+    a.done(Ask::Store { region, at, value })?;
+    ensure!(
+        host.load64(at, Ordering::SeqCst) == value,
+        "the pool's last word is another memory"
+    );
+    let (memory, window) = session.store.descriptor(construct.serial, false)?;
+    a.domain.hand(memory, window)?;
+    let said = a.value(Ask::Window)?;
+    ensure!(
+        said == 0 || said == bytes,
+        "the window is said to be {said} bytes, not {bytes}"
+    );
+    Ok(session.store.unmap(mapped)?)
+}
+
 /// Released memory reads zero wherever it is mapped, and is zero when it is provided again.
 pub(super) fn zeroed(session: &mut Session<'_>) -> anyhow::Result<()> {
     let construct = session.construct(&[4])?;
@@ -167,10 +203,10 @@ pub(super) fn zeroed(session: &mut Session<'_>) -> anyhow::Result<()> {
         region: in_b,
         value: 0xbad,
     })?;
-    let serial = crate::store::Serial(1000);
-    let next = super::session::Construct { serial, ..construct };
+    let serial = Serial(1000);
+    let next = Construct { serial, ..construct };
     for &extent in &next.extents {
-        session.store.provide((vshmem_wire::Kind::Sem, serial), extent)?;
+        session.store.provide((Kind::Sem, serial), extent)?;
     }
     let (mapped, host) = session.map(&next, 0)?;
     let again_a = session.attach(&mut a, &next, true)?;

@@ -78,10 +78,12 @@ pub const CHECKS: &[Check] = &[
         "extents_are_mapped_in_any_order_and_growth_is_seen",
         memory::extents,
     ),
+    check("the_whole_pool_is_reached_and_its_size_known", memory::whole),
     check("memory_comes_back_zeroed", memory::zeroed),
     check("read_only_windows_refuse_writing", memory::read_only),
     check("a_thousand_rings_arrive_each_once_or_more", stream::rings),
     check("messages_of_every_size_arrive_whole", stream::sizes),
+    check("a_reader_that_sleeps_loses_nothing", stream::slow),
     check("a_killed_domain_is_noticed_and_the_others_go_on", stream::killed),
     check("a_domain_that_ends_is_noticed", stream::ended),
     check(

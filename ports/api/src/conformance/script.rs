@@ -21,6 +21,8 @@ pub(super) enum Ask {
     Map { writable: bool, extents: Vec<Extent> },
     /// End a mapping: Done.
     Unmap { region: usize },
+    /// Say how long the window is: Value, 0 where it is a file.
+    Window,
     /// Store a word: Done.
     Store { region: usize, at: usize, value: u64 },
     /// Load a word: Value.
@@ -53,6 +55,8 @@ pub(super) enum Ask {
     Rings,
     /// Ring `count` times, numbered from 0: Ring each, then Done.
     RingBack { count: u32 },
+    /// Read nothing for so many milliseconds: Done.
+    Sleep(u64),
     /// Send it back: Echo.
     Echo(Vec<u8>),
     /// End of the domain's own accord, without a word.

@@ -7,7 +7,7 @@ use super::{Domain, Fixture};
 use crate::store::{Mapped, PAGE, Reach, Serial, Store};
 use anyhow::{Context, bail, ensure};
 use std::time::Duration;
-use vshmem_wire::{Extent, Kind};
+use vshmem_wire::{Extent, Kind, Link};
 use vshmem_words::Mapping;
 
 /// How long a domain may take to come up, a virtual machine included.
@@ -50,7 +50,7 @@ impl<'a> Session<'a> {
         rustix::io::ioctl_fionbio(domain.stream(), true)?;
         let mut peer = Peer {
             domain,
-            line: Line::new(),
+            line: Line::new(Link::paced(std::process::id())),
             number: 0,
             rings: Vec::new(),
         };

@@ -3,7 +3,7 @@
 use super::agent::Random;
 use super::script::{Add, Ask, Told};
 use super::session::{PATIENCE, Peer, Session};
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use vshmem_words::{Ordering, Words};
@@ -67,7 +67,8 @@ pub(super) fn sizes(session: &mut Session<'_>) -> anyhow::Result<()> {
             (a.send(Ask::Echo(noise.clone()))?, noise),
         ];
         for (number, sent) in numbers {
-            match a.answer(number)? {
+            let answer = a.answer(number);
+            match answer.with_context(|| format!("an echo of {size} bytes, {} skipped", a.line.skipped()))? {
                 Told::Echo(back) if back == sent => {}
                 Told::Echo(back) => bail!("{size} bytes came back changed, {} of them", back.len()),
                 other => bail!("an echo of {size} bytes gave {other:?}"),
@@ -79,6 +80,29 @@ pub(super) fn sizes(session: &mut Session<'_>) -> anyhow::Result<()> {
         "{} bytes were lost between frames",
         a.line.skipped()
     );
+    Ok(())
+}
+
+/// A reader that does not read for a while gets everything afterwards, and the stream works as before.
+pub(super) fn slow(session: &mut Session<'_>) -> anyhow::Result<()> {
+    let mut a = session.domain()?;
+    for round in 0..3u8 {
+        let nap = a.send(Ask::Sleep(400))?;
+        let sent = vec![round; 5_000];
+        let echoes: Vec<u64> = (0..8)
+            .map(|_| a.send(Ask::Echo(sent.clone())))
+            .collect::<Result<_, _>>()?;
+        ensure!(a.answer(nap)? == Told::Done);
+        for (i, echo) in echoes.into_iter().enumerate() {
+            let back = a
+                .answer(echo)
+                .with_context(|| format!("echo {i} of round {round}"))?;
+            ensure!(
+                back == Told::Echo(sent.clone()),
+                "echo {i} of round {round} came back changed"
+            );
+        }
+    }
     Ok(())
 }
 
