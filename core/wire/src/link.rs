@@ -117,6 +117,15 @@ impl Link {
         }
     }
 
+    /// As [`Link::paced`], over a stream whose other end has spoken before, to an earlier writer: this one need not wait for a first word.
+    pub fn paced_again(first: u32) -> Self {
+        let mut link = Self::paced(first);
+        if let Some(pace) = &mut link.pace {
+            pace.heard = 1;
+        }
+        link
+    }
+
     /// Adds bytes that arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.deframer.push(bytes);
@@ -156,6 +165,11 @@ impl Link {
     /// Bytes of messages that are queued and not begun.
     pub fn queued(&self) -> usize {
         self.queued
+    }
+
+    /// Whether anything is left to be written, now or when the other end has read more.
+    pub fn is_behind(&self) -> bool {
+        !self.queue.is_empty() || self.wants_to_write()
     }
 
     /// Whether there is something that may be written now.
