@@ -160,7 +160,7 @@ impl<W: Words, D: World> Held<'_, W, D> {
         let slot = self.wait_to_receive(want, room)?;
         Ok(Step::Waits {
             slot,
-            last: (self.get64(field::LAST_SENDER) >> 32) as u16,
+            last: self.awaited(field::LAST_SENDER, field::LAST_RECEIVER),
         })
     }
 }

@@ -172,7 +172,7 @@ impl<W: Words, D: World> Held<'_, W, D> {
     fn waits(&self, slot: Unit) -> Step {
         Step::Waits {
             slot,
-            last: (self.get64(field::LAST_RECEIVER) >> 32) as u16,
+            last: self.awaited(field::LAST_RECEIVER, field::LAST_SENDER),
         }
     }
 }

@@ -348,4 +348,15 @@ impl<W: Words, D: World> Held<'_, W, D> {
         self.set64(field::LAST_RECEIVER, u64::from(who) | u64::from(place) << 32);
         self.set64(field::RTIME, self.world.seconds());
     }
+
+    /// Where the process was that the caller waits for: whoever did last what it waits for, or, if that was the caller itself (a dialogue over one
+    /// queue), whoever did the opposite.
+    pub(super) fn awaited(&self, wanted: usize, opposite: usize) -> u16 {
+        let own = who(&self.me);
+        [wanted, opposite]
+            .map(|at| self.get64(at))
+            .into_iter()
+            .find(|&last| last as u32 != own)
+            .map_or(Me::NOWHERE, |last| (last >> 32) as u16)
+    }
 }
