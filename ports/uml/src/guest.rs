@@ -22,6 +22,8 @@ use vshmem_wire::Window;
 use crate::length;
 
 const MEMORY: &str = "/dev/mmapper";
+/// On the kernel command line, followed by the pool's size.
+pub(crate) const POOL_BYTES: &str = "vshmem.pool=";
 const STREAM: &str = "/dev/ttyS0";
 
 /// The guest's side of the port.
@@ -84,7 +86,7 @@ impl GuestPort for UmlGuest {
 fn said(command_line: &str) -> Option<u64> {
     let words = command_line.split_ascii_whitespace();
     words
-        .filter_map(|word| word.strip_prefix("vshmem.pool="))
+        .filter_map(|word| word.strip_prefix(POOL_BYTES))
         .find_map(|bytes| bytes.parse().ok())
 }
 

@@ -3,18 +3,16 @@
 //! The program is both sides: as the first process of a guest it is the agent, over the guest's own serial line and `/dev/mmapper`.
 //! Where `linux.uml` is missing every check is skipped, by name, with the reason.
 
-use anyhow::Context;
 use libtest_mimic::{Arguments, Failed, Trial};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::mount::{MountFlags, mount};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Pid, Signal, kill_process_group};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
+use vshmem_port::boot::{Boot, Machine, MachineSpec};
 use vshmem_port::conformance::{CHECKS, Domain, Fixture, POOL_BYTES, serve};
 use vshmem_port::store::{Serial, Store};
 use vshmem_port_local::PoolStore;
+use vshmem_port_uml::boot::UmlBoot;
 use vshmem_port_uml::guest::UmlGuest;
 use vshmem_wire::Window;
 
@@ -22,39 +20,28 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         in_guest();
     }
-    let arguments = Arguments::from_args();
-    let kernel = linux_uml();
     let trials = CHECKS
         .iter()
         .map(|check| {
-            let kernel = kernel.clone();
-            Trial::test(format!("uml::{}", check.name), move || match kernel {
-                Some(kernel) => check
-                    .run(&Uml { kernel })
-                    .map_err(|why| Failed::from(format!("{why:#}"))),
-                None => {
-                    eprintln!(
-                        "skipped: linux.uml is not installed (Debian: apt-get install user-mode-linux)"
-                    );
-                    Ok(())
+            Trial::test(format!("uml::{}", check.name), move || {
+                let boot = UmlBoot::new();
+                if let Err(why) = boot.check() {
+                    eprintln!("skipped: {why}");
+                    return Ok(());
                 }
+                check
+                    .run(&Uml { boot })
+                    .map_err(|why| Failed::from(format!("{why:#}")))
             })
         })
         .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-fn linux_uml() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join("linux.uml"))
-        .find(|p| p.is_file())
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
 // The host's side.
 
 struct Uml {
-    kernel: PathBuf,
+    boot: UmlBoot,
 }
 
 impl Fixture for Uml {
@@ -63,59 +50,40 @@ impl Fixture for Uml {
     }
 
     fn start(&self, store: &dyn Store) -> anyhow::Result<Box<dyn Domain>> {
-        let (pool, _) = store.descriptor(Serial(0), true)?;
-        let (stream, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
-        let folder = tempfile::tempdir()?;
-        let program = std::env::current_exe()?;
-        let child = Command::new(&self.kernel)
-            .args([
-                "mem=64M",
-                "root=/dev/root",
-                "rootfstype=hostfs",
-                "rootflags=/",
-                "ro",
-                "quiet",
-            ])
-            .args([
-                "con=null",
-                "con0=null,fd:1",
-                "ssl=null",
-                "ssl0=fd:0",
-                "panic=-1",
-                "umid=guest",
-            ])
-            .arg(format!("uml_dir={}", folder.path().display()))
-            .arg(format!(
-                "iomem=mmapper,/proc/{}/fd/{}",
-                std::process::id(),
-                pool.as_raw_fd()
-            ))
-            .arg(format!("init={}", program.display()))
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::from(std::io::stderr()))
-            .process_group(0)
-            .spawn()
-            .context("starting linux.uml")?;
+        let pair = || {
+            rustix::net::socketpair(
+                AddressFamily::UNIX,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC,
+                None,
+            )
+        };
+        let (stream, control) = pair()?;
+        let (stdio, their_stdio) = pair()?;
+        let machine = self.boot.start(MachineSpec {
+            name: "conformance".to_owned(),
+            memory: 64 << 20,
+            cpus: Vec::new(),
+            init: std::env::current_exe()?,
+            init_args: vec!["domain".to_owned()],
+            pool: Some(store.descriptor(Serial(0), true)?.0),
+            control: Some(control),
+            network: None,
+            stdio: their_stdio,
+            console: std::io::stderr().as_fd().try_clone_to_owned()?,
+        })?;
         Ok(Box::new(Guest {
-            child,
+            machine,
             stream,
-            _pool: pool,
-            _folder: folder,
+            _stdio: stdio,
         }))
     }
 }
 
 struct Guest {
-    child: Child,
+    machine: Box<dyn Machine>,
     stream: OwnedFd,
-    /// The kernel opens it by its number while it boots.
-    _pool: OwnedFd,
-    _folder: tempfile::TempDir,
+    _stdio: OwnedFd,
 }
 
 impl Domain for Guest {
@@ -128,17 +96,7 @@ impl Domain for Guest {
     }
 
     fn kill(&mut self) {
-        // The kernel's helpers are in the group, and outlive a kernel that is killed alone. It is not reaped yet, so the number is still its own.
-        if let Ok(None) | Err(_) = self.child.try_wait() {
-            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-            let _ = self.child.wait();
-        }
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.kill();
+        self.machine.stop();
     }
 }
 
