@@ -96,10 +96,8 @@ impl<'a, W: Words> Queue<'a, W> {
         last: u16,
     ) -> Result<(), MsgError> {
         self.wait(world, control, slot, last, MsgError::Again)?;
-        self.locked(world, |queue| {
-            queue.free_slot_again(slot);
-            Ok(())
-        })
+        self.done(slot);
+        Ok(())
     }
 }
 

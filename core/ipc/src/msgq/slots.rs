@@ -92,9 +92,10 @@ impl<W: Words> View<'_, W> {
         }
     }
 
-    /// A free slot. When there is none: first those that were left, then eight new ones from the arena.
+    /// A free slot. When there is none: first those that are done or were left, then eight new ones from the arena.
     fn free_slot(&mut self) -> Result<Unit, MsgError> {
         if self.get(field::FREE_SLOTS) == 0 {
+            self.collect_done()?;
             self.purge(List::RECEIVERS)?;
             self.purge(List::SENDERS)?;
         }
@@ -129,7 +130,7 @@ impl<W: Words> View<'_, W> {
         Ok(())
     }
 
-    /// Gives a slot back. Touches nothing but the slot and the list's head, so that a process that has not mapped all of the queue can do it.
+    /// Gives a slot back.
     pub(super) fn free_slot_again(&self, unit: Unit) {
         self.words
             .store32(unit.at(slot::STATE), slot::FREE, Ordering::Relaxed);
@@ -137,6 +138,55 @@ impl<W: Words> View<'_, W> {
         self.set(unit.at(slot::BLOCK), 0);
         self.set(unit.at(slot::NEXT), self.get(field::FREE_SLOTS));
         self.set(field::FREE_SLOTS, unit.raw());
+    }
+
+    /// Frees settled slots that are done, and the blocks handed over in them. Before every operation, so it looks at the two oldest alone, and at no more
+    /// than the list's head when there is nothing to do.
+    #[inline]
+    pub(super) fn reap(&self) -> Result<(), Corrupt> {
+        for _ in 0..2 {
+            let Some(unit) = self.link(List::SETTLED.first())? else {
+                break;
+            };
+            if !self.reap_one(unit)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees all settled slots that are done: for whoever runs out of room, since one owner that is stopped keeps `reap` from those behind it.
+    pub(super) fn collect_done(&self) -> Result<(), Corrupt> {
+        let mut at = self.link(List::SETTLED.first())?;
+        let mut steps = self.steps();
+        while let Some(unit) = at {
+            steps.one()?;
+            at = self.link(unit.at(slot::NEXT))?;
+            self.reap_one(unit)?;
+        }
+        Ok(())
+    }
+
+    fn reap_one(&self, unit: Unit) -> Result<bool, Corrupt> {
+        // Acquire: [done] pairs with the release in `done`: the owner has copied the text before the block is used again.
+        if self.words.load32(unit.at(slot::STATE), Ordering::Acquire) != slot::DONE {
+            return Ok(false);
+        }
+        self.unlink(List::SETTLED, unit)?;
+        self.free_done(unit)?;
+        Ok(true)
+    }
+
+    /// Frees a slot that is done and in no list, and what was handed over in it.
+    pub(super) fn free_done(&self, unit: Unit) -> Result<(), Corrupt> {
+        let handed = self.get(unit.at(slot::BLOCK));
+        if handed != 0 && self.wanted(unit)?.is_some() {
+            let owner = self.get(unit.at(slot::OWNER));
+            let message = self.message(self.unit(handed)?, Use::Taken, Some(owner))?;
+            self.release(message.unit, message.size)?;
+        }
+        self.free_slot_again(unit);
+        Ok(())
     }
 
     /// Frees the slots of a list that were left, and the messages with which senders waited there.
@@ -224,6 +274,8 @@ impl<W: Words, D: World> Held<'_, W, D> {
 
     /// Moves a waiting slot that is in no list any more to its final state, and notes whom to wake.
     pub(super) fn settle(&mut self, unit: Unit, state: u32) -> Result<(), Corrupt> {
+        // Before the exchange: afterwards the slot's line is the owner's, which may be reading it in a hurry.
+        self.push(List::SETTLED, unit)?;
         let at = unit.at(slot::STATE);
         let mut found = slot::QUEUED;
         // QUEUED → SLEEPING → QUEUED (by `remove`) → SLEEPING: an honest queue moves under us three times at most.
