@@ -27,8 +27,9 @@ impl List {
     pub(super) fn first(self) -> usize {
         self.0
     }
+    /// Where the link to the last member is.
     #[inline(always)]
-    fn last(self) -> usize {
+    pub(super) fn last(self) -> usize {
         self.0 + 4
     }
 }

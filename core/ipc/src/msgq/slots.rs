@@ -16,6 +16,7 @@
 //! 4. `remove` stores the control word, then moves SLEEPING to QUEUED and wakes. Either w2 sees the control word or `remove` sees SLEEPING:
 //!    all four accesses are sequentially consistent.
 
+use super::arena::Carved;
 use super::layout::{SLOT_BLOCK, SLOTS, Tag, Use, block, field, slot};
 use super::list::List;
 use super::message::{Message, Want};
@@ -140,53 +141,71 @@ impl<W: Words> View<'_, W> {
         self.set(field::FREE_SLOTS, unit.raw());
     }
 
-    /// Frees settled slots that are done, and the blocks handed over in them. Before every operation, so it looks at the two oldest alone, and at no more
-    /// than the list's head when there is nothing to do.
+    /// Frees the oldest settled slot, if it is done, and gives the block that was handed over in it, if that has `units` units: already free for a walk over
+    /// the arena, but in no list. Every send does this first, so that slots do not pile up, and two who take turns use the same two blocks.
     #[inline]
-    pub(super) fn reap(&self) -> Result<(), Corrupt> {
-        for _ in 0..2 {
-            let Some(unit) = self.link(List::SETTLED.first())? else {
-                break;
-            };
-            if !self.reap_one(unit)? {
-                break;
-            }
+    pub(super) fn reuse(&self, units: u32) -> Result<Option<Carved>, Corrupt> {
+        match self.link(List::SETTLED.first())? {
+            Some(oldest) => self.reuse_of(oldest, units),
+            None => Ok(None),
         }
-        Ok(())
     }
 
-    /// Frees all settled slots that are done: for whoever runs out of room, since one owner that is stopped keeps `reap` from those behind it.
+    fn reuse_of(&self, oldest: Unit, units: u32) -> Result<Option<Carved>, Corrupt> {
+        let Some(handed) = self.done_with(oldest)? else {
+            return Ok(None);
+        };
+        self.unlink(List::SETTLED, oldest)?;
+        let fitting = handed.filter(|handed| handed.size == units);
+        match (handed, fitting) {
+            (_, Some(fitting)) => self.set_tag(fitting.unit, Tag::new(units, Use::Free, 0)),
+            (Some(other), None) => self.release(other.unit, other.size)?,
+            (None, None) => {}
+        }
+        self.free_slot_again(oldest);
+        Ok(fitting)
+    }
+
+    /// Frees all settled slots that are done: for whoever runs out of room, since one owner that is stopped keeps `reuse` from those behind it.
     pub(super) fn collect_done(&self) -> Result<(), Corrupt> {
         let mut at = self.link(List::SETTLED.first())?;
         let mut steps = self.steps();
         while let Some(unit) = at {
             steps.one()?;
             at = self.link(unit.at(slot::NEXT))?;
-            self.reap_one(unit)?;
+            self.reap(unit)?;
         }
         Ok(())
     }
 
-    fn reap_one(&self, unit: Unit) -> Result<bool, Corrupt> {
-        // Acquire: [done] pairs with the release in `done`: the owner has copied the text before the block is used again.
-        if self.words.load32(unit.at(slot::STATE), Ordering::Acquire) != slot::DONE {
-            return Ok(false);
-        }
+    fn reap(&self, unit: Unit) -> Result<(), Corrupt> {
+        let Some(handed) = self.done_with(unit)? else {
+            return Ok(());
+        };
         self.unlink(List::SETTLED, unit)?;
-        self.free_done(unit)?;
-        Ok(true)
-    }
-
-    /// Frees a slot that is done and in no list, and what was handed over in it.
-    pub(super) fn free_done(&self, unit: Unit) -> Result<(), Corrupt> {
-        let handed = self.get(unit.at(slot::BLOCK));
-        if handed != 0 && self.wanted(unit)?.is_some() {
-            let owner = self.get(unit.at(slot::OWNER));
-            let message = self.message(self.unit(handed)?, Use::Taken, Some(owner))?;
-            self.release(message.unit, message.size)?;
+        if let Some(handed) = handed {
+            self.release(handed.unit, handed.size)?;
         }
         self.free_slot_again(unit);
         Ok(())
+    }
+
+    /// Whether a settled slot is done, and if so the block that was handed over in it, if any.
+    fn done_with(&self, unit: Unit) -> Result<Option<Option<Carved>>, Corrupt> {
+        // Acquire: [done] pairs with the release in `done`: the owner has copied the text before the block is used again.
+        if self.words.load32(unit.at(slot::STATE), Ordering::Acquire) != slot::DONE {
+            return Ok(None);
+        }
+        let handed = self.get(unit.at(slot::BLOCK));
+        if handed == 0 || self.wanted(unit)?.is_none() {
+            return Ok(Some(None));
+        }
+        let owner = self.get(unit.at(slot::OWNER));
+        let message = self.message(self.unit(handed)?, Use::Taken, Some(owner))?;
+        Ok(Some(Some(Carved {
+            unit: message.unit,
+            size: message.size,
+        })))
     }
 
     /// Frees the slots of a list that were left, and the messages with which senders waited there.

@@ -204,14 +204,15 @@ impl<'a, W: Words, D: World> Held<'a, W, D> {
         }
     }
 
-    /// Checks, under the lock, that the queue is what the caller was attached to, and frees what others are done with.
+    /// Checks, under the lock, that the queue is what the caller was attached to.
     #[inline]
     pub(super) fn enter(&self, control: Control) -> Result<(), MsgError> {
         unchanged(Control::load(self.words), control)?;
-        if !self.covered()? {
-            return Err(MsgError::Stale);
+        if self.covered()? {
+            Ok(())
+        } else {
+            Err(MsgError::Stale)
         }
-        Ok(self.reap()?)
     }
 
     /// Whether everything in the queue is mapped here. If not, only units known to be mapped may be touched.
