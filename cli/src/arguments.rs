@@ -107,7 +107,10 @@ impl Command {
 
     /// Whether a broken pipe on standard output ends the command, as it should for one that prints and is done.
     pub(crate) fn prints(&self) -> bool {
-        let lasts = matches!(self, Command::Run(_) | Command::Vm(_) | Command::Bench(_) | Command::Demo(_));
+        let lasts = matches!(
+            self,
+            Command::Run(_) | Command::Vm(_) | Command::Bench(_) | Command::Demo(_)
+        );
         !lasts && !self.is_daemon()
     }
 
