@@ -30,7 +30,7 @@ Environment:
   VSHMEM_RUNTIME_DIR   folder of the daemon's socket
   VSHMEM_DOMAIN        domain to be in, where a local process may choose
   VSHMEM_PRELOAD       the preload library
-  VSHMEM_SPIN          longest spin before sleeping, in microseconds
+  VSHMEM_SPIN          longest spin before sleeping, in microseconds (0: none)
   VSHMEM_LOG           what is said on standard error: off, error, warn, info, debug"
 )]
 pub(crate) struct Cli {

@@ -20,8 +20,8 @@ fn guests_boot_here(test: &str) -> bool {
 }
 
 #[test]
-fn streams_and_status_pass_through() {
-    if !guests_boot_here("streams_and_status_pass_through") {
+fn streams_and_status_pass_through_a_guest() {
+    if !guests_boot_here("streams_and_status_pass_through_a_guest") {
         return;
     }
     let daemon = Daemon::start();
