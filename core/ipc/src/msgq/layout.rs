@@ -67,7 +67,7 @@
 //! | RESERVED | the owner fills it, or waits with it for room | the owner, or whoever makes room | LIVE, TAKEN |
 //! | | | the owner, giving up; the back-end, when the owner is dead | FREE |
 //! | LIVE | a message in the queue | a receiver | FREE (short text, copied already), TAKEN |
-//! | TAKEN | received: the owner copies it out | the owner; the back-end, when the owner is dead | FREE |
+//! | TAKEN | received: the owner copies it out | the owner; whoever finds its slot DONE; the back-end, when the owner is dead | FREE |
 //! | SLOTS | further slots | nobody | |
 //!
 //! A RESERVED or TAKEN block whose owner is 0 is an orphan: its owner could not reach the free lists (see `arena`).

@@ -1,7 +1,7 @@
 //! msgrcv(2).
 //!
 //! A short text is copied under the lock. A long one is taken out of the queue (its block becomes TAKEN), copied without the lock, and freed under it. A
-//! receiver that waits is handed its message the same way by the sender.
+//! receiver that waits is handed a TAKEN block by the sender and copies it out without the lock, long or short.
 
 use super::layout::{SHORT, Use, field, slot};
 use super::message::{Message, Want};

@@ -15,6 +15,9 @@
 //! 3. The granter dies between g2 and g3: the sweep rings every settled slot again.
 //! 4. `remove` stores the control word, then moves SLEEPING to QUEUED and wakes. Either w2 sees the control word or `remove` sees SLEEPING:
 //!    all four accesses are sequentially consistent.
+//!
+//! A waiter that was settled takes what it was given and stores DONE [done]; it does not come back for the lock. The slot stays in the list of settled ones
+//! until a sender finds it done, frees it and uses its block again ([`View::reuse`]), or until somebody runs out of room ([`View::collect_done`]).
 
 use super::arena::Carved;
 use super::layout::{SLOT_BLOCK, SLOTS, Tag, Use, block, field, slot};
