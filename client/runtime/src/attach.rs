@@ -405,3 +405,36 @@ fn map_construct(memory: &Memory, from: &OwnedFd, room: u64, before: Option<&Map
         region,
     })
 }
+
+#[cfg(test)]
+impl Attachment {
+    /// An attachment of memory that a test has mapped, as if a daemon had given it.
+    pub(crate) fn of_test(
+        words: Mapping,
+        nsems: u32,
+        identity: &'static Identity,
+        offset: u64,
+    ) -> Attachment {
+        let bytes = vshmem_words::Words::len(&words) as u64;
+        let base = words.base();
+        Attachment {
+            epoch: 1,
+            id: vshmem_wire::ID_BIT,
+            kind: Kind::Sem,
+            nsems,
+            read: true,
+            write: true,
+            control: Control::load(&words),
+            identity,
+            mapped: Some(Mapped {
+                words,
+                extents: vec![Extent { offset, bytes }],
+                region: Arc::new(Region {
+                    base,
+                    room: bytes as usize,
+                }),
+            }),
+            shorter: AtomicU32::new(0),
+        }
+    }
+}
