@@ -330,6 +330,6 @@ impl Backend {
             );
             sockets::remove(&path);
         }
-        sockets::clear(&self.config.runtime_dir);
+        sockets::clear(&self.config.runtime_dir, self.config.made_dir);
     }
 }
