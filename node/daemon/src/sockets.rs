@@ -40,9 +40,8 @@ pub fn runtime_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Makes the runtime directory, and takes its lock: only one daemon may serve it. Says also whether the directory was made here.
-pub(crate) fn lock(dir: &Path) -> anyhow::Result<(OwnedFd, bool)> {
-    let made = !dir.exists();
+/// Makes the runtime directory, and takes its lock: only one daemon may serve it.
+pub(crate) fn lock(dir: &Path) -> anyhow::Result<OwnedFd> {
     std::fs::create_dir_all(dir.join(DOMAINS))
         .with_context(|| format!("making the runtime directory {}", dir.display()))?;
     for dir in [dir.to_path_buf(), dir.join(DOMAINS)] {
@@ -65,7 +64,7 @@ pub(crate) fn lock(dir: &Path) -> anyhow::Result<(OwnedFd, bool)> {
         // A daemon that ends removes the file it has locked: a lock on that one would exclude nobody.
         let ours = rustix::fs::fstat(&file)?.st_ino;
         if rustix::fs::stat(&path).is_ok_and(|there| there.st_ino == ours) {
-            return Ok((file, made));
+            return Ok(file);
         }
     }
 }
@@ -109,11 +108,9 @@ pub(crate) fn remove(path: &Path) {
     }
 }
 
-/// Removes what a daemon made in its runtime directory, and the directory if it made that, too, and nothing else is in it.
-pub(crate) fn clear(dir: &Path, made: bool) {
+/// Removes what a daemon made in its runtime directory, and the directory if nothing else is in it.
+pub(crate) fn clear(dir: &Path) {
     let _ = std::fs::remove_file(dir.join(LOCK));
     let _ = std::fs::remove_dir(dir.join(DOMAINS));
-    if made {
-        let _ = std::fs::remove_dir(dir);
-    }
+    let _ = std::fs::remove_dir(dir);
 }

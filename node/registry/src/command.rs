@@ -245,7 +245,8 @@ pub enum Effect {
         /// The extent.
         extent: Extent,
     },
-    /// Format a new set or queue. Repeated: leave it alone once its control word is not 0 ([`Effect::Control`] always follows).
+    /// Zero and format a new set or queue. Repeated: leave it alone once its control word is not 0 ([`Effect::Control`] always follows); until then
+    /// begin again from zeroes, for half a format is no memory to format.
     Format {
         /// Set or queue.
         kind: Kind,

@@ -13,7 +13,7 @@ use vshmem_ipc::{Corrupt, Owner};
 use vshmem_port::store::Serial;
 use vshmem_registry::{Command, Effect, Sweep};
 use vshmem_wire::{Extent, Kind};
-use vshmem_words::Mapping;
+use vshmem_words::{Mapping, Words};
 
 /// Pauses between two tries of something that finds a lock held.
 const PAUSES: [Duration; 6] = [
@@ -81,6 +81,8 @@ impl Backend {
                 if Control::load(words) != Control(0) {
                     return;
                 }
+                // A former life may have been killed in the middle of this.
+                words.zero(0, words.len());
                 if kind == Kind::Sem {
                     SemSet::format(words, nsems);
                     SemSet::at(words, nsems).set_ctime(ctime);
