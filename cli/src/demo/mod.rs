@@ -94,16 +94,8 @@ pub(crate) fn run(settings: &Settings) -> Outcome {
     }
     drop(parties);
     drop(backend);
-    results(port.as_deref(), &figures);
+    results(settings, port.as_deref(), &figures);
     println!("\nCleaned up. {:.0} s in all.", began.elapsed().as_secs_f64());
-    if settings.json {
-        let unit = |micros: &f64| serde_json::json!({"unit": "us", "value": micros});
-        let all: BTreeMap<_, _> = figures
-            .iter()
-            .map(|(name, micros)| (name, unit(micros)))
-            .collect();
-        println!("{}", serde_json::json!(all));
-    }
     Ok(if figures.len() == 3 { 0 } else { FAILED })
 }
 
@@ -349,7 +341,7 @@ fn times(factor: f64) -> String {
     }
 }
 
-fn results(port: Option<&str>, figures: &BTreeMap<String, f64>) {
+fn results(settings: &Settings, port: Option<&str>, figures: &BTreeMap<String, f64>) {
     let between = if port.is_some() {
         "the two virtual machines"
     } else {
@@ -384,5 +376,13 @@ fn results(port: Option<&str>, figures: &BTreeMap<String, f64>) {
         println!(
             "TCP takes several system calls a turn, and those are slow in a User Mode Linux guest; hypervisors differ here."
         );
+    }
+    if settings.json {
+        let unit = |micros: &f64| serde_json::json!({"unit": "us", "value": micros});
+        let all: BTreeMap<_, _> = figures
+            .iter()
+            .map(|(name, micros)| (name, unit(micros)))
+            .collect();
+        println!("{}", serde_json::json!(all));
     }
 }

@@ -96,8 +96,10 @@ impl<'a, W: Words> Queue<'a, W> {
         last: u16,
     ) -> Result<(), MsgError> {
         self.wait(world, control, slot, last, MsgError::Again)?;
-        self.done(slot);
-        Ok(())
+        self.locked(world, |queue| {
+            queue.free_slot_again(slot);
+            Ok(())
+        })
     }
 }
 
@@ -170,7 +172,7 @@ impl<W: Words, D: World> Held<'_, W, D> {
     fn waits(&self, slot: Unit) -> Step {
         Step::Waits {
             slot,
-            last: self.awaited(field::LAST_RECEIVER, field::LAST_SENDER),
+            last: (self.get64(field::LAST_RECEIVER) >> 32) as u16,
         }
     }
 }

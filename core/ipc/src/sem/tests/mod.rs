@@ -7,7 +7,6 @@ mod hostile;
 mod model;
 mod models;
 mod rules;
-mod threads;
 mod watched;
 
 use super::arena::Unit;
