@@ -112,5 +112,4 @@ pub(crate) fn remove(path: &Path) {
 pub(crate) fn clear(dir: &Path) {
     let _ = std::fs::remove_file(dir.join(LOCK));
     let _ = std::fs::remove_dir(dir.join(DOMAINS));
-    let _ = std::fs::remove_dir(dir);
 }
