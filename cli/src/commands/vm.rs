@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vshmem_guest::{GuestSpec, Network, Service};
 use vshmem_wire::{Reply, Request};
 
@@ -22,6 +22,8 @@ use vshmem_wire::{Reply, Request};
 const GUEST_FOLDER: &str = "/run/vshmem";
 /// How long the front-end in the guest may take.
 const JOIN: Duration = Duration::from_secs(20);
+/// How long a guest that was killed may take to be gone before its name counts as taken.
+const LEAVING: Duration = Duration::from_secs(3);
 
 /// Virtual machines.
 #[derive(Debug, clap::Args)]
@@ -212,7 +214,17 @@ fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Option<OwnedFd>), 
         name: options.domain.clone(),
         port: port.to_owned(),
     };
-    match connection.exchange(&request, &[ours.as_fd()]) {
+    // A guest of this name that was killed a moment ago may still be on its way out.
+    let until = Instant::now() + LEAVING;
+    let answer = loop {
+        match connection.exchange(&request, &[ours.as_fd()]) {
+            Err(failure) if failure.errno == libc::EEXIST && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            answer => break answer,
+        }
+    };
+    match answer {
         Ok((Reply::DomainReady { .. }, mut descriptors)) => Ok((theirs, descriptors.pop())),
         Ok((other, _)) => Err(Trouble::new(what, format!("unexpected answer {other:?}")).with_status(OURS)),
         Err(failure) => Err(Trouble::new(what, reason(&failure)).with_status(OURS)),
