@@ -12,6 +12,7 @@
 use super::FIRST_BLOCK;
 use super::classes::{class, class_above};
 use super::layout::{CLASSES, Tag, Use, block, field};
+use super::list::List;
 use super::view::{Unit, View, corrupt, mapped_units};
 use crate::Corrupt;
 use vshmem_words::Words;
@@ -38,8 +39,9 @@ impl<W: Words> View<'_, W> {
 
     #[cold]
     fn allocate_otherwise(&mut self, units: u32) -> Result<Option<Carved>, Corrupt> {
-        if self.get(field::ORPHANS) != 0 {
+        if self.get(field::ORPHANS) != 0 || self.get(List::SETTLED.first()) != 0 {
             self.collect_orphans()?;
+            self.collect_done()?;
             if let Some(found) = self.find_free(units)? {
                 return self.carve(found, units).map(Some);
             }

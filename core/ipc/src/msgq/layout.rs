@@ -19,12 +19,13 @@
 //!  92  u32  size of the arena's last block                L D
 //!  96  u64  which free lists hold something: 0–63         L D
 //! 104  u64  the same: 64–107                              L D
-//! 112  u64  time of the last send                         L
-//! 120  u64  time of the last receive                      L
-//! 128  u64  last sender: place 16, domain 10, pid 22      L
-//! 136  u64  last receiver: the same                       L
-//! 144  u64  time of creation or change                    back-end
-//! 152  u32  blocks that nobody owns any more              L D
+//! 112  u32  first settled slot, 116 u32 last              L D
+//! 120  u32  blocks that nobody owns any more              L D
+//! 128  u64  time of the last send                         L
+//! 136  u64  time of the last receive                      L
+//! 144  u64  last sender: place 16, domain 10, pid 22      L
+//! 152  u64  last receiver: the same                       L
+//! 160  u64  time of creation or change                    back-end
 //! 192  u32 × 108  heads of the free lists                 L D
 //! 640       16 slots, then the arena from 1664 on
 //!
@@ -48,7 +49,7 @@
 //!  12  u32  domain 10, pid 22
 //!  16  u64  sequence number
 //!  24  i64  type wanted
-//!  32  u32  neighbour before, 36 u32 after (waiting); 36 alone: next free slot     D
+//!  32  u32  neighbour before, 36 u32 after (waiting, settled); 36 alone: next free slot   D
 //!  40  u32  block: to be sent (sender), handed over (receiver)
 //!  44  u32  bytes of room for the text (receiver; all ones: it may be cut)
 //!  48  u32  ticket
@@ -66,7 +67,7 @@
 //! | RESERVED | the owner fills it, or waits with it for room | the owner, or whoever makes room | LIVE, TAKEN |
 //! | | | the owner, giving up; the back-end, when the owner is dead | FREE |
 //! | LIVE | a message in the queue | a receiver | FREE (short text, copied already), TAKEN |
-//! | TAKEN | received: the owner copies it out | the owner; the back-end, when the owner is dead | FREE |
+//! | TAKEN | received: the owner copies it out | the owner; whoever finds its slot DONE; the back-end, when the owner is dead | FREE |
 //! | SLOTS | further slots | nobody | |
 //!
 //! A RESERVED or TAKEN block whose owner is 0 is an orphan: its owner could not reach the free lists (see `arena`).
@@ -79,9 +80,10 @@
 //! | SLEEPING | waits, asleep or about to: whoever moves it on must wake it | `remove` and `recheck`, without the lock | QUEUED |
 //! | QUEUED, SLEEPING | | whoever settles it, under the lock | GRANTED, REFUSED, RETRY |
 //! | | | the owner giving up, under the lock | FREE; LEFT if it has not mapped all of the queue |
-//! | GRANTED | done: the message was sent, or handed over | the owner, under the lock | FREE |
-//! | REFUSED | a receiver whose room is too small: E2BIG | the owner, under the lock | FREE |
-//! | RETRY | the message lies beyond what the receiver has mapped | the owner, under the lock | FREE |
+//! | GRANTED | the message was sent, or handed over | the owner, without the lock, when it has copied the text | DONE |
+//! | REFUSED | a receiver whose room is too small: E2BIG | the owner, without the lock | DONE |
+//! | RETRY | the message lies beyond what the receiver has mapped | the owner, without the lock | DONE |
+//! | DONE | slot and block are no longer needed | whoever has the lock | FREE |
 //! | LEFT | given up | whoever meets it, under the lock | FREE |
 //!
 //! The back-end frees the slots of the dead in any state.
@@ -118,12 +120,13 @@ pub(super) mod field {
     pub(crate) const SLOT_BLOCKS: usize = 88;
     pub(crate) const LAST_SIZE: usize = 92;
     pub(crate) const FREE_MAP: usize = 96;
-    pub(crate) const STIME: usize = 112;
-    pub(crate) const RTIME: usize = 120;
-    pub(crate) const LAST_SENDER: usize = 128;
-    pub(crate) const LAST_RECEIVER: usize = 136;
-    pub(crate) const CTIME: usize = 144;
-    pub(crate) const ORPHANS: usize = 152;
+    pub(crate) const SETTLED: usize = 112;
+    pub(crate) const ORPHANS: usize = 120;
+    pub(crate) const STIME: usize = 128;
+    pub(crate) const RTIME: usize = 136;
+    pub(crate) const LAST_SENDER: usize = 144;
+    pub(crate) const LAST_RECEIVER: usize = 152;
+    pub(crate) const CTIME: usize = 160;
     pub(crate) const FREE_LISTS: usize = 192;
 }
 
@@ -166,6 +169,7 @@ pub(super) mod slot {
     pub(crate) const REFUSED: u32 = 4;
     pub(crate) const RETRY: u32 = 5;
     pub(crate) const LEFT: u32 = 6;
+    pub(crate) const DONE: u32 = 7;
 }
 
 /// Unit of the first slot.

@@ -1,4 +1,4 @@
-//! First-in-first-out lists of units: messages, waiting receivers, waiting senders. Under the lock.
+//! First-in-first-out lists of units: messages, waiting receivers, waiting senders, settled slots. Under the lock.
 //!
 //! A list is two words, first and last; neighbours are linked both ways through `PREV` and `NEXT`, which lie at the same place in a block and in a slot.
 //! Lists are derived: [`View::sorted`] makes one again out of its members and their sequence numbers.
@@ -19,14 +19,17 @@ impl List {
     pub(super) const RECEIVERS: List = List(field::RECEIVERS);
     /// Senders that wait.
     pub(super) const SENDERS: List = List(field::SENDERS);
+    /// Slots that were settled and whose owners may not have looked yet.
+    pub(super) const SETTLED: List = List(field::SETTLED);
 
     /// Where the link to the first member is.
     #[inline(always)]
     pub(super) fn first(self) -> usize {
         self.0
     }
+    /// Where the link to the last member is.
     #[inline(always)]
-    fn last(self) -> usize {
+    pub(super) fn last(self) -> usize {
         self.0 + 4
     }
 }

@@ -98,13 +98,18 @@ impl<W: Words> View<'_, W> {
         bytes <= most && u64::from(self.get(field::QNUM)) < most
     }
 
-    /// A block for a message, with its header but without its text. It is still free: [`View::set_tag`] decides what it becomes.
+    /// A block for a message, with its header but without its text. It is still free by its tag, which
+    /// decides what it becomes; until then no block may be freed, since a neighbour would be merged with it.
     #[inline]
     pub(super) fn draft(&mut self, mtype: i64, len: usize) -> Result<Message, MsgError> {
         let Some(units) = units_for(len) else {
             return Err(MsgError::TooBig);
         };
-        let Some(Carved { unit, size }) = self.allocate(units)? else {
+        let room = match self.reuse(units)? {
+            Some(room) => Some(room),
+            None => self.allocate(units)?,
+        };
+        let Some(Carved { unit, size }) = room else {
             return Err(MsgError::NeedExtent(len));
         };
         self.set64(unit.at(block::TYPE), mtype as u64);

@@ -1,7 +1,7 @@
 //! msgrcv(2).
 //!
 //! A short text is copied under the lock. A long one is taken out of the queue (its block becomes TAKEN), copied without the lock, and freed under it. A
-//! receiver that waits is handed its message the same way by the sender.
+//! receiver that waits is handed a TAKEN block by the sender and copies it out without the lock, long or short.
 
 use super::layout::{SHORT, Use, field, slot};
 use super::message::{Message, Want};
@@ -43,24 +43,20 @@ impl<'a, W: Words> Queue<'a, W> {
         unchanged(Control::load(self.words), control)?;
         match self.locked(world, |queue| queue.receive_now(control, into, msgtyp, flags))? {
             Step::Done(received) => Ok(received),
-            Step::Taken(message) => self.carry_out(world, &message, into, None),
+            Step::Taken(message) => self.carry_out(world, &message, into),
             Step::Waits { slot, last } => self.wait_for_message(world, control, into, slot, last),
         }
     }
 
-    /// Copies a message that is this process's out of its block and gives the block back, and the slot if it came through one.
+    /// Copies a message that is this process's out of its block and gives the block back.
     fn carry_out(
         &self,
         world: &impl World,
         message: &Message,
         into: &mut [u8],
-        slot: Option<Unit>,
     ) -> Result<Received, MsgError> {
         let received = copy_text(self.words, message, into)?;
         self.locked(world, |queue| {
-            if let Some(slot) = slot {
-                queue.free_slot_again(slot);
-            }
             if queue.covered()? {
                 queue.release(message.unit, message.size)?;
             } else {
@@ -79,20 +75,20 @@ impl<'a, W: Words> Queue<'a, W> {
         unit: Unit,
         last: u16,
     ) -> Result<Received, MsgError> {
-        let error = match self.wait(world, control, unit, last, MsgError::NoMessage)? {
-            Woken::Granted => {
-                let view = View::new(self.words);
-                let handed = view.unit(view.get(unit.at(slot::BLOCK)))?;
-                let message = view.message(handed, Use::Taken, Some(world.me().client))?;
-                return self.carry_out(world, &message, into, Some(unit));
-            }
-            Woken::Refused => MsgError::TooBig,
-            Woken::Retry => MsgError::Stale,
+        let outcome = match self.wait(world, control, unit, last, MsgError::NoMessage)? {
+            Woken::Granted => self.copy_handed(world.me().client, unit, into),
+            Woken::Refused => Err(MsgError::TooBig),
+            Woken::Retry => Err(MsgError::Stale),
         };
-        self.locked(world, |queue| {
-            queue.free_slot_again(unit);
-            Err(error)
-        })
+        self.done(unit);
+        outcome
+    }
+
+    fn copy_handed(&self, client: u32, slot: Unit, into: &mut [u8]) -> Result<Received, MsgError> {
+        let view = View::new(self.words);
+        let handed = view.unit(view.get(slot.at(slot::BLOCK)))?;
+        let message = view.message(handed, Use::Taken, Some(client))?;
+        copy_text(self.words, &message, into)
     }
 }
 
@@ -160,7 +156,7 @@ impl<W: Words, D: World> Held<'_, W, D> {
         let slot = self.wait_to_receive(want, room)?;
         Ok(Step::Waits {
             slot,
-            last: (self.get64(field::LAST_SENDER) >> 32) as u16,
+            last: self.awaited(field::LAST_SENDER, field::LAST_RECEIVER),
         })
     }
 }

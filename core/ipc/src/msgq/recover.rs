@@ -82,6 +82,13 @@ impl<W: Words, D: World> Held<'_, W, D> {
             slot::GRANTED | slot::REFUSED | slot::RETRY => {
                 let sleeper = self.sleeper(unit);
                 self.bell(sleeper);
+                return self.push(List::SETTLED, unit);
+            }
+            slot::DONE => {
+                if !sender && let Some(held) = self.held_block(unit, Use::Taken, owner) {
+                    self.release(held.unit, held.size)?;
+                }
+                self.free_slot_again(unit);
                 return Ok(());
             }
             slot::LEFT => {
@@ -91,7 +98,7 @@ impl<W: Words, D: World> Held<'_, W, D> {
                 self.free_slot_again(unit);
                 return Ok(());
             }
-            state => return Err(corrupt("state of a slot", state, slot::LEFT)),
+            state => return Err(corrupt("state of a slot", state, slot::DONE)),
         }
         found.newest = found.newest.max(self.get64(unit.at(slot::SEQUENCE)));
         let granted = if sender {
@@ -120,7 +127,7 @@ impl<W: Words, D: World> Held<'_, W, D> {
 impl<W: Words> View<'_, W> {
     /// Empties everything that is derived.
     fn clear(&self) {
-        for list in [List::FIFO, List::RECEIVERS, List::SENDERS] {
+        for list in [List::FIFO, List::RECEIVERS, List::SENDERS, List::SETTLED] {
             self.set(list.first(), 0);
             self.set(list.first() + 4, 0);
         }

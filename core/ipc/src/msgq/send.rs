@@ -96,10 +96,8 @@ impl<'a, W: Words> Queue<'a, W> {
         last: u16,
     ) -> Result<(), MsgError> {
         self.wait(world, control, slot, last, MsgError::Again)?;
-        self.locked(world, |queue| {
-            queue.free_slot_again(slot);
-            Ok(())
-        })
+        self.done(slot);
+        Ok(())
     }
 }
 
@@ -172,7 +170,7 @@ impl<W: Words, D: World> Held<'_, W, D> {
     fn waits(&self, slot: Unit) -> Step {
         Step::Waits {
             slot,
-            last: (self.get64(field::LAST_RECEIVER) >> 32) as u16,
+            last: self.awaited(field::LAST_RECEIVER, field::LAST_SENDER),
         }
     }
 }

@@ -15,7 +15,11 @@
 //! 3. The granter dies between g2 and g3: the sweep rings every settled slot again.
 //! 4. `remove` stores the control word, then moves SLEEPING to QUEUED and wakes. Either w2 sees the control word or `remove` sees SLEEPING:
 //!    all four accesses are sequentially consistent.
+//!
+//! A waiter that was settled takes what it was given and stores DONE (`[done]`); it does not come back for the lock. The slot stays in the list of settled ones
+//! until a sender finds it done, frees it and uses its block again ([`View::reuse`]), or until somebody runs out of room ([`View::collect_done`]).
 
+use super::arena::Carved;
 use super::layout::{SLOT_BLOCK, SLOTS, Tag, Use, block, field, slot};
 use super::list::List;
 use super::message::{Message, Want};
@@ -92,9 +96,10 @@ impl<W: Words> View<'_, W> {
         }
     }
 
-    /// A free slot. When there is none: first those that were left, then eight new ones from the arena.
+    /// A free slot. When there is none: first those that are done or were left, then eight new ones from the arena.
     fn free_slot(&mut self) -> Result<Unit, MsgError> {
         if self.get(field::FREE_SLOTS) == 0 {
+            self.collect_done()?;
             self.purge(List::RECEIVERS)?;
             self.purge(List::SENDERS)?;
         }
@@ -129,7 +134,7 @@ impl<W: Words> View<'_, W> {
         Ok(())
     }
 
-    /// Gives a slot back. Touches nothing but the slot and the list's head, so that a process that has not mapped all of the queue can do it.
+    /// Gives a slot back.
     pub(super) fn free_slot_again(&self, unit: Unit) {
         self.words
             .store32(unit.at(slot::STATE), slot::FREE, Ordering::Relaxed);
@@ -137,6 +142,73 @@ impl<W: Words> View<'_, W> {
         self.set(unit.at(slot::BLOCK), 0);
         self.set(unit.at(slot::NEXT), self.get(field::FREE_SLOTS));
         self.set(field::FREE_SLOTS, unit.raw());
+    }
+
+    /// Frees the oldest settled slot, if it is done, and gives the block that was handed over in it, if that has `units` units: already free for a walk over
+    /// the arena, but in no list. Every send does this first, so that slots do not pile up, and two who take turns use the same two blocks.
+    #[inline]
+    pub(super) fn reuse(&self, units: u32) -> Result<Option<Carved>, Corrupt> {
+        match self.link(List::SETTLED.first())? {
+            Some(oldest) => self.reuse_of(oldest, units),
+            None => Ok(None),
+        }
+    }
+
+    fn reuse_of(&self, oldest: Unit, units: u32) -> Result<Option<Carved>, Corrupt> {
+        let Some(handed) = self.done_with(oldest)? else {
+            return Ok(None);
+        };
+        self.unlink(List::SETTLED, oldest)?;
+        let fitting = handed.filter(|handed| handed.size == units);
+        match (handed, fitting) {
+            (_, Some(fitting)) => self.set_tag(fitting.unit, Tag::new(units, Use::Free, 0)),
+            (Some(other), None) => self.release(other.unit, other.size)?,
+            (None, None) => {}
+        }
+        self.free_slot_again(oldest);
+        Ok(fitting)
+    }
+
+    /// Frees all settled slots that are done: for whoever runs out of room, since one owner that is stopped keeps `reuse` from those behind it.
+    pub(super) fn collect_done(&self) -> Result<(), Corrupt> {
+        let mut at = self.link(List::SETTLED.first())?;
+        let mut steps = self.steps();
+        while let Some(unit) = at {
+            steps.one()?;
+            at = self.link(unit.at(slot::NEXT))?;
+            self.reap(unit)?;
+        }
+        Ok(())
+    }
+
+    fn reap(&self, unit: Unit) -> Result<(), Corrupt> {
+        let Some(handed) = self.done_with(unit)? else {
+            return Ok(());
+        };
+        self.unlink(List::SETTLED, unit)?;
+        if let Some(handed) = handed {
+            self.release(handed.unit, handed.size)?;
+        }
+        self.free_slot_again(unit);
+        Ok(())
+    }
+
+    /// Whether a settled slot is done, and if so the block that was handed over in it, if any.
+    fn done_with(&self, unit: Unit) -> Result<Option<Option<Carved>>, Corrupt> {
+        // Acquire: [done] pairs with the release in `done`: the owner has copied the text before the block is used again.
+        if self.words.load32(unit.at(slot::STATE), Ordering::Acquire) != slot::DONE {
+            return Ok(None);
+        }
+        let handed = self.get(unit.at(slot::BLOCK));
+        if handed == 0 || self.wanted(unit)?.is_none() {
+            return Ok(Some(None));
+        }
+        let owner = self.get(unit.at(slot::OWNER));
+        let message = self.message(self.unit(handed)?, Use::Taken, Some(owner))?;
+        Ok(Some(Some(Carved {
+            unit: message.unit,
+            size: message.size,
+        })))
     }
 
     /// Frees the slots of a list that were left, and the messages with which senders waited there.
@@ -224,6 +296,8 @@ impl<W: Words, D: World> Held<'_, W, D> {
 
     /// Moves a waiting slot that is in no list any more to its final state, and notes whom to wake.
     pub(super) fn settle(&mut self, unit: Unit, state: u32) -> Result<(), Corrupt> {
+        // Before the exchange: afterwards the slot's line is the owner's, which may be reading it in a hurry.
+        self.push(List::SETTLED, unit)?;
         let at = unit.at(slot::STATE);
         let mut found = slot::QUEUED;
         // QUEUED → SLEEPING → QUEUED (by `remove`) → SLEEPING: an honest queue moves under us three times at most.
@@ -347,5 +421,16 @@ impl<W: Words, D: World> Held<'_, W, D> {
     pub(super) fn note_receiver(&self, who: u32, place: u16) {
         self.set64(field::LAST_RECEIVER, u64::from(who) | u64::from(place) << 32);
         self.set64(field::RTIME, self.world.seconds());
+    }
+
+    /// Where the process was that the caller waits for: whoever did last what it waits for, or, if that was the caller itself (a dialogue over one
+    /// queue), whoever did the opposite.
+    pub(super) fn awaited(&self, wanted: usize, opposite: usize) -> u16 {
+        let own = who(&self.me);
+        [wanted, opposite]
+            .map(|at| self.get64(at))
+            .into_iter()
+            .find(|&last| last as u32 != own)
+            .map_or(Me::NOWHERE, |last| (last >> 32) as u16)
     }
 }

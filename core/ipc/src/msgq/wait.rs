@@ -101,6 +101,14 @@ impl<'a, W: Words> Queue<'a, W> {
         }
     }
 
+    /// The owner needs its settled slot no longer, nor the block that was handed over in it. Without the lock: whoever has it next frees both.
+    #[inline]
+    pub(super) fn done(&self, unit: Unit) {
+        // Release: [done].
+        self.words
+            .store32(unit.at(slot::STATE), slot::DONE, Ordering::Release);
+    }
+
     /// Gives up waiting, unless somebody was quicker.
     #[cold]
     fn leave(&self, world: &impl World, unit: Unit, why: MsgError) -> Result<Woken, MsgError> {

@@ -171,6 +171,33 @@ fn a_sender_dies_at_every_store() {
     }
 }
 
+/// A sender that uses the block of the last handed-over message again, of the same size or not.
+#[test]
+fn a_sender_after_a_hand_over_dies_at_every_store() {
+    let prepare = |heap: &Heap| {
+        let other = Player::new(7).then(|| send(heap, &Player::new(6), 4, &[4; 100]).unwrap());
+        receive(heap, &other, 100, 4, WAIT).unwrap();
+        four(heap);
+        let other = Player::new(7).then(|| send(heap, &Player::new(6), 4, &[4; 100]).unwrap());
+        receive(heap, &other, 100, 4, WAIT).unwrap();
+    };
+    for len in [100, 20] {
+        at_every_store(
+            16384,
+            &prepare,
+            &|words, player| {
+                let _ = send(words, player, 9, &vec![9; len]);
+            },
+            &|left| {
+                assert!(
+                    matches!(types(left)[..], [3, 1, 3, 2] | [3, 1, 3, 2, 9]),
+                    "{left:?}"
+                )
+            },
+        );
+    }
+}
+
 #[test]
 fn a_receiver_dies_at_every_store() {
     for (msgtyp, without) in [(0, [1, 3, 2]), (1, [3, 3, 2]), (-9, [3, 3, 2]), (2, [3, 1, 3])] {
@@ -343,7 +370,7 @@ fn a_client_dies_while_it_takes_in_an_extent_or_makes_slots() {
         let _ = receive(words, &one, 9, 77, WAIT);
     }
     let died = Cell::new(true);
-    for stores in (0..2000).take_while(|_| died.get()) {
+    for stores in (0..2000).step_by(4).take_while(|_| died.get()) {
         let heap = queue_memory(16384);
         four(&heap);
         heap.grow(65536);

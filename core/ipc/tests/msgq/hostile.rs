@@ -1,6 +1,6 @@
 //! A peer that writes rubbish while operations run: they end, nothing panics, nothing is touched outside the queue.
 
-use crate::player::{CONTROL, Player, queue_memory};
+use crate::player::{CONTROL, NOWAIT, Player, queue_memory};
 use vshmem_ipc::msgq::{Queue, ReceiveFlags};
 use vshmem_ipc::{State, header};
 use vshmem_words::{Heap, Ordering, Scribbled, Words};
@@ -11,7 +11,7 @@ fn life(seed: u64, one_in: u64) -> (u32, u32) {
     heap.grow(32768);
     let words = Scribbled::new(heap, seed, one_in);
     let queue = Queue::at(&words);
-    let player = Player::new(2);
+    let back_end = Player::new(1);
     let (mut fine, mut failed) = (0, 0);
     let mut count = |fine_now: bool| if fine_now { fine += 1 } else { failed += 1 };
     let mut into = vec![0; 3000];
@@ -20,6 +20,16 @@ fn life(seed: u64, one_in: u64) -> (u32, u32) {
         CONTROL.store(words.inner());
         words.inner().store64(header::LOCK_AT, 0, Ordering::Relaxed);
         let pick = words.next();
+        // While this one sleeps, another process does something, and then it is woken.
+        let other = Player::new(3);
+        let player = Player::new(2).then(|| {
+            words.inner().store64(header::LOCK_AT, 0, Ordering::Relaxed);
+            if pick >> 60 < 8 {
+                let _ = queue.send(&other, CONTROL, (pick >> 50) as i64 % 9, &[1; 40], true);
+            } else {
+                let _ = queue.receive(&other, CONTROL, &mut [0; 3000], 0, NOWAIT);
+            }
+        });
         let flags = ReceiveFlags {
             nowait: pick & 1 == 0,
             noerror: pick & 2 == 0,
@@ -39,30 +49,30 @@ fn life(seed: u64, one_in: u64) -> (u32, u32) {
                     .receive(&player, CONTROL, &mut into[..len], msgtyp, flags)
                     .is_ok(),
             ),
-            14 => count(queue.sweep(&Player::new(1), 2).is_ok()),
+            14 => count(queue.sweep(&back_end, 2).is_ok()),
             _ => {
-                count(queue.set_qbytes(&player, pick >> 50).is_ok());
-                queue.recheck(&player);
+                count(queue.set_qbytes(&back_end, pick >> 50).is_ok());
+                queue.recheck(&back_end);
                 queue.stat();
                 let _ = queue.audit();
             }
         }
     }
     CONTROL.with_state(State::Removed).store(&words);
-    queue.remove(&player);
+    queue.remove(&back_end);
     (fine, failed)
 }
 
 #[test]
 fn operations_end_whatever_a_peer_writes() {
     let (mut fine, mut failed) = (0, 0);
-    for seed in 1..=600 {
+    for seed in 1..=200 {
         let (a, b) = life(seed * 7919, [20, 60, 200, 1000][seed as usize % 4]);
         fine += a;
         failed += b;
     }
     assert!(
-        fine > 1000 && failed > 1000,
+        fine > 500 && failed > 500,
         "{fine} went well, {failed} did not: both are wanted"
     );
 }

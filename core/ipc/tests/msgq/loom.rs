@@ -1,4 +1,4 @@
-//! The wait protocols under loom: two threads in every interleaving (up to three preemptions) with weak memory.
+//! The wait protocols under loom: two threads in every interleaving (up to two or three preemptions) with weak memory.
 //!
 //! The words that are read without the lock are loom's atomics: control word, lock, state and block of the first slots, tags of the first
 //! blocks; and two that only the lock protects, to show that it does. The rest is plain memory, which loom takes for sequentially
@@ -176,9 +176,9 @@ impl Thread {
     }
 }
 
-fn model(body: impl Fn() + Sync + Send + 'static) {
+fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(preemptions);
     builder.max_branches = 20_000;
     builder.check(body);
 }
@@ -189,7 +189,7 @@ fn long(byte: u8) -> Vec<u8> {
 
 #[test]
 fn a_waiting_receiver_is_woken() {
-    model(|| {
+    model(3, || {
         let words = Modelled::new(100);
         let (one, two) = (thread(&words, 2), thread(&words, 3));
         let other = loom::thread::spawn(move || two.send(5, b"x").unwrap());
@@ -201,7 +201,7 @@ fn a_waiting_receiver_is_woken() {
 
 #[test]
 fn a_waiting_sender_is_woken() {
-    model(|| {
+    model(3, || {
         let words = Modelled::new(1);
         let (one, two) = (thread(&words, 2), thread(&words, 3));
         one.send(1, b"a").unwrap();
@@ -215,7 +215,7 @@ fn a_waiting_sender_is_woken() {
 
 #[test]
 fn a_long_message_is_reserved_filled_and_committed_while_another_receives() {
-    model(|| {
+    model(2, || {
         let words = Modelled::new(4000);
         let (one, two) = (thread(&words, 2), thread(&words, 3));
         let other = loom::thread::spawn(move || two.send(5, &long(7)).unwrap());
@@ -227,7 +227,7 @@ fn a_long_message_is_reserved_filled_and_committed_while_another_receives() {
 
 #[test]
 fn long_messages_in_both_directions_at_once() {
-    model(|| {
+    model(2, || {
         let words = Modelled::new(1030);
         let (one, two) = (thread(&words, 2), thread(&words, 3));
         one.send(1, &long(1)).unwrap();
@@ -241,7 +241,7 @@ fn long_messages_in_both_directions_at_once() {
 
 #[test]
 fn removal_reaches_a_receiver_that_is_about_to_sleep() {
-    model(|| {
+    model(3, || {
         let words = Modelled::new(100);
         let (one, back_end) = (thread(&words, 2), thread(&words, 1));
         let other = loom::thread::spawn(move || {
@@ -255,7 +255,7 @@ fn removal_reaches_a_receiver_that_is_about_to_sleep() {
 
 #[test]
 fn a_signal_and_a_grant_at_once_lose_no_message() {
-    model(|| {
+    model(3, || {
         let words = Modelled::new(100);
         let (mut one, two) = (thread(&words, 2), thread(&words, 3));
         one.signalled = true;
@@ -276,7 +276,7 @@ fn a_signal_and_a_grant_at_once_lose_no_message() {
 
 #[test]
 fn a_sweep_beside_living_users_loses_nothing() {
-    model(|| {
+    model(2, || {
         let words = Modelled::new(100);
         let (one, two, back_end) = (thread(&words, 2), thread(&words, 3), thread(&words, 1));
         let other = loom::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! V-msgq from outside: its rules, a plain model beside it, deaths at every store, a peer that writes rubbish, loom.
+//! V-msgq from outside: its rules, a plain model beside it, deaths at every store, a peer that writes rubbish, threads, loom.
 mod death;
 mod hostile;
 mod loom;
@@ -6,4 +6,5 @@ mod model;
 mod partly;
 mod player;
 mod rules;
+mod stress;
 mod waiting;

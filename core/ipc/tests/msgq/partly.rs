@@ -3,11 +3,11 @@
 use std::cell::Cell;
 use vshmem_words::{Heap, Ordering, Words};
 
-/// Memory of which less is mapped than there is: `mapped` bytes, and `later` after a text was copied in.
+/// Memory of which less is mapped than there is: `mapped` bytes, and `later`, if given, after a text was copied in.
 pub(crate) struct Partly<'a> {
     pub(crate) inner: &'a Heap,
     pub(crate) mapped: Cell<usize>,
-    pub(crate) later: usize,
+    pub(crate) later: Option<usize>,
 }
 
 impl Words for Partly<'_> {
@@ -36,7 +36,7 @@ impl Words for Partly<'_> {
         self.inner.copy_out(at, into)
     }
     fn copy_in(&self, at: usize, from: &[u8]) -> bool {
-        self.mapped.set(self.later);
+        self.mapped.set(self.later.unwrap_or(self.mapped.get()));
         self.inner.copy_in(at, from)
     }
     fn zero(&self, at: usize, bytes: usize) -> bool {

@@ -242,7 +242,7 @@ fn partly(inner: &Heap) -> Partly<'_> {
     Partly {
         inner,
         mapped: Cell::new(8192),
-        later: 8192,
+        later: None,
     }
 }
 
@@ -286,7 +286,7 @@ fn a_long_send_whose_queue_grew_meanwhile_leaves_an_orphan_that_is_collected() {
     let shrinking = Partly {
         inner: &heap,
         mapped: Cell::new(heap.len()),
-        later: 8192,
+        later: Some(8192),
     };
     assert_eq!(send(&shrinking, &two, 1, &[1; 20000]), Err(MsgError::Stale));
     audit(&heap);
