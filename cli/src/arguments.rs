@@ -1,7 +1,7 @@
 //! The command line's definition: help, completions and manual pages come from here.
 
 use crate::commands::{
-    bench, demo, doctor, ftok, ipcmk, ipcrm, ipcs, lsipc, papers, run, serve, share, status, top, vm,
+    bench, demo, doctor, ftok, ipcmk, ipcrm, ipcs, join, lsipc, papers, run, serve, share, status, top, vm,
 };
 use crate::trouble::Outcome;
 use clap::{Parser, Subcommand};
@@ -30,7 +30,7 @@ Environment:
   VSHMEM_RUNTIME_DIR   folder of the daemon's socket
   VSHMEM_DOMAIN        domain to be in, where a local process may choose
   VSHMEM_PRELOAD       the preload library
-  VSHMEM_SPIN          longest spin before sleeping, in microseconds
+  VSHMEM_SPIN          longest spin before sleeping, in microseconds (0: none)
   VSHMEM_LOG           what is said on standard error: off, error, warn, info, debug"
 )]
 pub(crate) struct Cli {
@@ -44,6 +44,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the back-end in the foreground
     Serve(serve::Serve),
+    /// Run the front-end inside a guest, in the foreground
+    Join(join::Join),
     /// Run an unmodified program, its System V IPC served by Vshmem
     Run(run::Run),
     /// Virtual machines: boot a guest and run a program in it
@@ -83,6 +85,7 @@ impl Command {
     pub(crate) fn run(&self) -> Outcome {
         match self {
             Command::Serve(options) => serve::run(options),
+            Command::Join(options) => join::run(options),
             Command::Run(options) => run::run(options),
             Command::Vm(options) => vm::run(options),
             Command::Ipcs(options) => ipcs::run(options),
@@ -104,15 +107,16 @@ impl Command {
 
     /// Whether a broken pipe on standard output ends the command, as it should for one that prints and is done.
     pub(crate) fn prints(&self) -> bool {
-        !matches!(
+        let lasts = matches!(
             self,
-            Command::Serve(_) | Command::Run(_) | Command::Vm(_) | Command::Bench(_) | Command::Demo(_)
-        )
+            Command::Run(_) | Command::Vm(_) | Command::Bench(_) | Command::Demo(_)
+        );
+        !lasts && !self.is_daemon()
     }
 
     /// Whether the command is a daemon, which sets up its own log.
     pub(crate) fn is_daemon(&self) -> bool {
-        matches!(self, Command::Serve(_))
+        matches!(self, Command::Serve(_) | Command::Join(_))
     }
 }
 

@@ -40,7 +40,7 @@ struct Micro {
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Also the rows between two guests of this port
-    #[arg(long, value_name = "PORT", value_parser = ["uml"])]
+    #[arg(long, value_name = "PORT", value_parser = clap::builder::PossibleValuesParser::new(vshmem_port_select::BOOTABLE))]
     guests: Option<String>,
     /// Print JSON
     #[arg(long)]
@@ -65,7 +65,10 @@ fn micro(options: &Micro) -> Outcome {
         rounds: options.rounds.into(),
         scale: options.scale,
         only: options.only.clone(),
-        guests: options.guests.as_deref().map(|_| "uml"),
+        guests: vshmem_port_select::BOOTABLE
+            .iter()
+            .copied()
+            .find(|port| options.guests.as_deref() == Some(port)),
     };
     if !options.json {
         println!("{}", Row::heading());

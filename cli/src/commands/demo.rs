@@ -20,7 +20,7 @@ pub(crate) struct Demo {
     /// Round trips that are measured
     #[arg(long, value_name = "NUMBER", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     turns: u32,
-    /// Print the figures as JSON as well: {"scene": {"unit", "value"}}
+    /// Print the figures as JSON as well, on the last line: {"vshmem": {"unit": "us", "value": 0.6}, "kernel": {…}, "tcp": {…}}
     #[arg(long)]
     json: bool,
 }

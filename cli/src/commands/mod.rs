@@ -7,6 +7,7 @@ pub(crate) mod ftok;
 pub(crate) mod ipcmk;
 pub(crate) mod ipcrm;
 pub(crate) mod ipcs;
+pub(crate) mod join;
 pub(crate) mod lsipc;
 pub(crate) mod papers;
 pub(crate) mod run;

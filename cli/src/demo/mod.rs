@@ -94,8 +94,16 @@ pub(crate) fn run(settings: &Settings) -> Outcome {
     }
     drop(parties);
     drop(backend);
-    results(settings, port.as_deref(), &figures);
+    results(port.as_deref(), &figures);
     println!("\nCleaned up. {:.0} s in all.", began.elapsed().as_secs_f64());
+    if settings.json {
+        let unit = |micros: &f64| serde_json::json!({"unit": "us", "value": micros});
+        let all: BTreeMap<_, _> = figures
+            .iter()
+            .map(|(name, micros)| (name, unit(micros)))
+            .collect();
+        println!("{}", serde_json::json!(all));
+    }
     Ok(if figures.len() == 3 { 0 } else { FAILED })
 }
 
@@ -341,7 +349,7 @@ fn times(factor: f64) -> String {
     }
 }
 
-fn results(settings: &Settings, port: Option<&str>, figures: &BTreeMap<String, f64>) {
+fn results(port: Option<&str>, figures: &BTreeMap<String, f64>) {
     let between = if port.is_some() {
         "the two virtual machines"
     } else {
@@ -376,13 +384,5 @@ fn results(settings: &Settings, port: Option<&str>, figures: &BTreeMap<String, f
         println!(
             "TCP takes several system calls a turn, and those are slow in a User Mode Linux guest; hypervisors differ here."
         );
-    }
-    if settings.json {
-        let unit = |micros: &f64| serde_json::json!({"unit": "us", "value": micros});
-        let all: BTreeMap<_, _> = figures
-            .iter()
-            .map(|(name, micros)| (name, unit(micros)))
-            .collect();
-        println!("{}", serde_json::json!(all));
     }
 }

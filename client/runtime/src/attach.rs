@@ -21,7 +21,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::mm::ProtFlags;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use vshmem_ipc::msgq::Queue;
 use vshmem_ipc::sem::SemSet;
 use vshmem_ipc::{Control, State as Life};
@@ -268,13 +268,18 @@ impl State {
         Ok(())
     }
 
-    /// Tells the daemon that memory holds rubbish.
+    /// Tells the daemon that memory holds rubbish, and people too, once a second at most.
     pub(crate) fn report(&mut self, kind: Kind, id: i32, corrupt: &vshmem_ipc::Corrupt) {
+        static LAST: AtomicU64 = AtomicU64::new(0);
         let what = format!(
             "{}: {} (allowed: {})",
             corrupt.what, corrupt.found, corrupt.allowed
         );
-        crate::error!("{kind:?} {id} holds rubbish: {what}");
+        let now = crate::clock::nanos();
+        if now.saturating_sub(LAST.load(Ordering::Relaxed)) > 1_000_000_000 {
+            LAST.store(now, Ordering::Relaxed);
+            crate::error!("{kind:?} {id} holds rubbish: {what}");
+        }
         let _ = self.ask(&Request::Corrupt { kind, id, what });
     }
 
@@ -399,4 +404,37 @@ fn map_construct(memory: &Memory, from: &OwnedFd, room: u64, before: Option<&Map
         extents: memory.extents.clone(),
         region,
     })
+}
+
+#[cfg(test)]
+impl Attachment {
+    /// An attachment of memory that a test has mapped, as if a daemon had given it.
+    pub(crate) fn of_test(
+        words: Mapping,
+        nsems: u32,
+        identity: &'static Identity,
+        offset: u64,
+    ) -> Attachment {
+        let bytes = vshmem_words::Words::len(&words) as u64;
+        let base = words.base();
+        Attachment {
+            epoch: 1,
+            id: vshmem_wire::ID_BIT,
+            kind: Kind::Sem,
+            nsems,
+            read: true,
+            write: true,
+            control: Control::load(&words),
+            identity,
+            mapped: Some(Mapped {
+                words,
+                extents: vec![Extent { offset, bytes }],
+                region: Arc::new(Region {
+                    base,
+                    room: bytes as usize,
+                }),
+            }),
+            shorter: AtomicU32::new(0),
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! | `VSHMEM_RUNTIME_DIR` | folder of the daemon's socket; else `/run/vshmem`, else `$XDG_RUNTIME_DIR/vshmem` |
 //! | `VSHMEM_DOMAIN` | the local domain to be in |
 //! | `VSHMEM_KEYS` | which keys go to Vshmem; the rest goes to the kernel (preload only) |
-//! | `VSHMEM_SPIN` | longest spin in microseconds before sleeping; `off` or 0: none |
+//! | `VSHMEM_SPIN` | longest spin in microseconds before sleeping (50; in a guest 500); `off` or 0: none |
 //! | `VSHMEM_TIMEOUT` | seconds to wait for a daemon that restarts (5) |
 //! | `VSHMEM_LOG` | `error` (default), `off`, `warn`, `info`, `debug`: what is said on standard error |
 
@@ -38,12 +38,9 @@ pub fn keys() -> Option<String> {
     set("VSHMEM_KEYS").map(|keys| keys.to_string_lossy().into_owned())
 }
 
-/// The longest spin, in microseconds.
-pub fn spin_micros() -> u32 {
-    match set("VSHMEM_SPIN") {
-        None => 50,
-        Some(text) => text.to_str().and_then(|text| text.parse().ok()).unwrap_or(0),
-    }
+/// The longest spin, in microseconds, if one is asked for.
+pub fn spin_micros() -> Option<u32> {
+    set("VSHMEM_SPIN").map(|text| text.to_str().and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
 /// How long to wait for a daemon that restarts.

@@ -153,8 +153,9 @@ impl Connection {
         Ok(())
     }
 
+    /// The next answer. The caller has just sent something, so the descriptor is ours.
     fn receive(&self) -> Result<(Answer, Vec<OwnedFd>), Trouble> {
-        let descriptor = self.socket.get().ok_or(Trouble::Closed)?;
+        let descriptor = self.socket.unchecked().ok_or(Trouble::Closed)?;
         let mut descriptors = Vec::new();
         pages::with_buffer(|buffer| {
             let bytes = socket::receive(descriptor, buffer, &mut descriptors)?;
@@ -222,6 +223,8 @@ impl Connection {
     /// What the daemon said first.
     pub(crate) fn welcome(&mut self) -> Result<(&Welcome, &'static Identity), Trouble> {
         if self.welcome.is_none() {
+            // The hello was sent at the fork: much may have happened to the descriptor since.
+            self.socket.get().ok_or(Trouble::Closed)?;
             self.read_welcome()?;
         }
         match &self.welcome {

@@ -42,6 +42,8 @@ pub mod signal;
 mod socket;
 mod thread;
 mod world;
+#[cfg(test)]
+mod world_tests;
 
 pub use errno::{Errno, Result};
 pub use runtime::Runtime;

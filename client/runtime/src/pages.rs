@@ -107,4 +107,15 @@ impl Entry {
     pub(crate) fn withdraw(&self) {
         self.word(layout::ACTIVE_AT).store(0, Ordering::Release);
     }
+
+    /// What a sleeping owner expects and watches: as a front-end sees it.
+    #[cfg(test)]
+    pub(crate) fn seen(&self) -> Option<(u32, u64)> {
+        // SAFETY: as in `announce`.
+        let watched = unsafe { AtomicU64::from_ptr(self.0.add(layout::WATCHED_AT).cast()) };
+        (self.word(layout::ACTIVE_AT).load(Ordering::SeqCst) == 1).then(|| {
+            let expected = self.word(layout::EXPECTED_AT).load(Ordering::SeqCst);
+            (expected, watched.load(Ordering::SeqCst))
+        })
+    }
 }

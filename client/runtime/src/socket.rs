@@ -59,6 +59,11 @@ impl Socket {
         is_still(descriptor, self.device, self.inode).then_some(descriptor)
     }
 
+    /// The descriptor, for those who have just used it.
+    pub(crate) fn unchecked(&self) -> Option<BorrowedFd<'_>> {
+        self.descriptor.as_ref().map(AsFd::as_fd)
+    }
+
     /// The descriptor's number, for use with [`is_still`].
     pub(crate) fn number(&self) -> i32 {
         use rustix::fd::AsRawFd;

@@ -26,11 +26,17 @@ const LOCK_ASK_AGAIN: u32 = 100;
 /// Most that spinning is shortened by, as a power of two.
 const SHORTEST: u32 = 4;
 
-static SPIN_MICROS: AtomicU32 = AtomicU32::new(50);
+/// Longest spin in microseconds where nobody asks for another: about what falling asleep and being woken costs. Between kernels that is a
+/// message through two front-ends and the back-end.
+const SPIN_HERE: u32 = 50;
+const SPIN_IN_A_GUEST: u32 = 500;
+/// No spin was asked for.
+const UNSET: u32 = u32::MAX;
+static SPIN_MICROS: AtomicU32 = AtomicU32::new(UNSET);
 
 /// Sets the longest spin.
-pub(crate) fn set_spin(micros: u32) {
-    SPIN_MICROS.store(micros, Ordering::Relaxed);
+pub(crate) fn set_spin(micros: Option<u32>) {
+    SPIN_MICROS.store(micros.unwrap_or(UNSET), Ordering::Relaxed);
 }
 
 /// How long an operation may take: one for all its repetitions.
@@ -222,7 +228,11 @@ impl World for Caller<'_> {
         if self.thread.interrupted() {
             return Spin::Interrupted;
         }
-        let most = SPIN_MICROS.load(Ordering::Relaxed);
+        let most = match SPIN_MICROS.load(Ordering::Relaxed) {
+            UNSET if self.attachment.identity.space == 0 => SPIN_HERE,
+            UNSET => SPIN_IN_A_GUEST,
+            asked => asked,
+        };
         if turn == 0 {
             let here = self.look_where();
             let pointless = most == 0 || last == here && here != Me::NOWHERE;

@@ -109,15 +109,17 @@ fn alone(c: &mut Criterion) {
     taking_turns(c, "array_4_undo", &array(1), &array(-1));
 }
 
-fn handoff(c: &mut Criterion, name: &str, flags: i16) {
+/// One round trip: `give` wakes the other thread, which takes with `take` and answers in the same way on the other semaphore.
+fn handoff(c: &mut Criterion, name: &str, take: impl Fn(u16) -> Vec<SemBuf>) {
     let (set, here) = (set(2), Spinner::new(2));
     let echo: &'static Spinner = Box::leak(Box::new(Spinner::new(3)));
+    let (ask, answer) = (take(0), take(1));
     std::thread::scope(|scope| {
-        let other = &set;
+        let (set, ask) = (&set, &ask);
         scope.spawn(move || {
             loop {
-                match other.op(echo, CONTROL, &[one(0, -1, flags)]) {
-                    Ok(()) => other.op(echo, CONTROL, &[one(1, 1, flags)]).unwrap(),
+                match set.op(echo, CONTROL, ask) {
+                    Ok(()) => set.op(echo, CONTROL, &[one(1, 1, 0)]).unwrap(),
                     Err(SemError::Interrupted) => break,
                     Err(error) => panic!("{error:?}"),
                 }
@@ -125,8 +127,8 @@ fn handoff(c: &mut Criterion, name: &str, flags: i16) {
         });
         c.bench_function(name, |b| {
             b.iter(|| {
-                set.op(&here, CONTROL, &[one(0, 1, flags)]).unwrap();
-                set.op(&here, CONTROL, &[one(1, -1, flags)]).unwrap();
+                set.op(&here, CONTROL, &[one(0, 1, 0)]).unwrap();
+                set.op(&here, CONTROL, &answer).unwrap();
             });
         });
         echo.stop.store(true, Ordering::Relaxed);
@@ -134,8 +136,10 @@ fn handoff(c: &mut Criterion, name: &str, flags: i16) {
 }
 
 fn between_threads(c: &mut Criterion) {
-    handoff(c, "handoff_round_trip", 0);
-    handoff(c, "handoff_round_trip_undo", SEM_UNDO);
+    handoff(c, "handoff_on_the_word", |num| vec![one(num, -1, 0)]);
+    handoff(c, "handoff_through_a_slot", |num| {
+        vec![one(num, -1, 0), one(num, 0, 0)]
+    });
 }
 
 criterion_group!(benches, alone, between_threads);

@@ -6,6 +6,7 @@
 //! | [`request`] | what a client asks and what it is told: client ↔ daemon, on a SOCK_SEQPACKET unix socket |
 //! | [`stream`] | what a guest's front-end and the back-end say to each other, framed on the port's byte stream |
 //! | [`codec`] | bytes: postcard bodies, a checksummed frame for streams |
+//! | [`link`] | one end of a stream: frames in both directions, and no more on its way than the reader can hold |
 //! | [`pages`] | layout of the time page and of the wait page |
 //!
 //! Everything that arrives is untrusted: decoding gives an error, never a panic, and bounds what it allocates by the bytes received.
@@ -16,12 +17,14 @@
 extern crate alloc;
 
 pub mod codec;
+pub mod link;
 pub mod pages;
 pub mod request;
 pub mod stream;
 pub mod types;
 
 pub use codec::{Deframer, WireError, decode, encode, frame};
+pub use link::Link;
 pub use request::{Answer, Envelope, Failure, Reply, Request, Verdict};
 pub use stream::{Down, Up};
 pub use types::*;

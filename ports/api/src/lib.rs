@@ -5,9 +5,12 @@
 //! | [`store`] | how construct memory is made, reached and taken back, on the back-end's side |
 //! | [`boot`] | how a port starts a machine of its own, and what that machine's first process must know |
 //! | [`guest`] | what a front-end inside a domain needs: its stream, its view of the memory |
+//! | `conformance` | what every port must do, as checks (feature `conformance`) |
 //!
 //! Ports hold mechanism; meaning (keys, ids, permissions, semaphores) is the upper half's.
 
 pub mod boot;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod guest;
 pub mod store;

@@ -30,6 +30,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use rustix::thread::CpuSet;
 use vshmem_port::boot::{Boot, BootError, Machine, MachineSpec};
 
+use crate::guest::POOL_BYTES;
 use crate::inside::{CONTROL_LINE, STDIO_LINE};
 
 /// Names another `linux.uml` than the one on the path.
@@ -120,15 +121,7 @@ fn check_sizes(spec: &MachineSpec) -> Result<(), BootError> {
             MEMORY_MIN >> 20
         ));
     }
-    let pool = match &spec.pool {
-        Some(fd) => {
-            rustix::fs::fstat(fd)
-                .map_err(|e| host("reading the pool's size")(e.into()))?
-                .st_size
-        }
-        None => 0,
-    };
-    let pool = u64::try_from(pool).unwrap_or(u64::MAX);
+    let pool = spec.pool.as_ref().map_or(Ok(0), pool_bytes)?;
     if spec.memory.saturating_add(pool) > MEMORY_AND_POOL_MAX {
         return unsupported(format!(
             "guest memory ({} MiB) and pool ({} MiB) together exceed the {} MiB that a UML kernel can address; \
@@ -142,6 +135,11 @@ fn check_sizes(spec: &MachineSpec) -> Result<(), BootError> {
         return unsupported(format!("CPU {cpu} is out of range"));
     }
     Ok(())
+}
+
+fn pool_bytes(pool: &OwnedFd) -> Result<u64, BootError> {
+    let found = rustix::fs::fstat(pool).map_err(|e| host("reading the pool's size")(e.into()))?;
+    Ok(u64::try_from(found.st_size).unwrap_or(u64::MAX))
 }
 
 /// The command line of `linux.uml`, which is also the kernel's.
@@ -158,6 +156,8 @@ fn arguments(spec: &MachineSpec, folder: &Path) -> Result<Vec<OsString>, BootErr
         format!("con0=null,fd:{console}").into(),
         "ssl=null".into(),
         format!("ssl{STDIO_LINE}=fd:{}", spec.stdio.as_raw_fd()).into(),
+        // Half of a boot's time: choosing among RAID checksums, and starting modprobe for a compressor of swap.
+        "initcall_blacklist=raid6_select_algo,init_zswap".into(),
         // A panic ends the machine at once; the console says why.
         "panic=-1".into(),
         keyed("uml_dir=", folder)?,
@@ -171,6 +171,8 @@ fn arguments(spec: &MachineSpec, folder: &Path) -> Result<Vec<OsString>, BootErr
     }
     if let Some(pool) = &spec.pool {
         line.push(format!("iomem=mmapper,/proc/self/fd/{}", pool.as_raw_fd()).into());
+        // The guest's kernel takes the region for longer than it is: see `guest`.
+        line.push(format!("{POOL_BYTES}{}", pool_bytes(pool)?).into());
     }
     line.push(keyed("init=", &spec.init)?);
     line.push("--".into());

@@ -2,7 +2,7 @@
 //!
 //! Facts this rests on, measured on 6.1:
 //! - The driver maps from offset 0 only, but any length up to the region's: a piece is mapped up to its end and cut.
-//! - It does not say how long the region is, but reading at an offset beyond it gives nothing: [`length`] finds the end by halving.
+//! - It does not say how long the region is: whoever boots the guest may, as `vshmem.pool=BYTES` on the kernel command line; else `length` finds it.
 //! - Opened read-only it refuses writable mappings, and a later mprotect too. Its node is mode 0600, so that clients get descriptors from the
 //!   front-end, which runs as root.
 //! - A line's settings outlive its last close: once raw, it is raw for the next front-end too. Before the first time it echoes, so
@@ -16,12 +16,15 @@ use rustix::fs::{Mode, OFlags};
 use rustix::termios::{ControlModes, OptionalActions};
 use std::path::Path;
 use vshmem_port::guest::GuestPort;
+use vshmem_port::store::PAGE;
 use vshmem_wire::Window;
 
+use crate::length;
+
 const MEMORY: &str = "/dev/mmapper";
+/// On the kernel command line, followed by the pool's size.
+pub(crate) const POOL_BYTES: &str = "vshmem.pool=";
 const STREAM: &str = "/dev/ttyS0";
-/// No pool of a UML guest is larger: pool and guest memory must lie within 2 GiB, so this leaves room for kernels to come.
-const MOST: u64 = 1 << 46;
 
 /// The guest's side of the port.
 #[derive(Debug, Clone, Copy, Default)]
@@ -70,7 +73,7 @@ impl GuestPort for UmlGuest {
         let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         let device = rustix::fs::open(MEMORY, access | OFlags::CLOEXEC, Mode::empty())
             .with_context(|| format!("opening {MEMORY}, the memory shared with the host"))?;
-        let bytes = length(device.as_fd()).with_context(|| format!("asking {MEMORY} for its size"))?;
+        let bytes = pool_bytes(device.as_fd())?;
         ensure!(
             bytes > 0,
             "{MEMORY} is empty: start linux.uml with iomem=mmapper,POOL"
@@ -79,22 +82,23 @@ impl GuestPort for UmlGuest {
     }
 }
 
-/// Bytes of the region: the least offset at which nothing can be read.
-fn length(device: BorrowedFd<'_>) -> rustix::io::Result<u64> {
-    let readable = |at: u64| rustix::io::pread(device, &mut [0u8; 1], at).map(|n| n == 1);
-    if !readable(0)? {
-        return Ok(0);
+/// What the kernel command line says of the pool's size, if anything: `vshmem.pool=BYTES`.
+fn said(command_line: &str) -> Option<u64> {
+    let words = command_line.split_ascii_whitespace();
+    words
+        .filter_map(|word| word.strip_prefix(POOL_BYTES))
+        .find_map(|bytes| bytes.parse().ok())
+}
+
+/// Bytes of the pool.
+fn pool_bytes(device: BorrowedFd<'_>) -> anyhow::Result<u64> {
+    let command_line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    if let Some(bytes) = said(&command_line) {
+        return Ok(bytes);
     }
-    // The end lies above `below` and at or under `above`.
-    let (mut below, mut above) = (0, 4096);
-    while above < MOST && readable(above)? {
-        (below, above) = (above, above * 2);
-    }
-    while above - below > 1 {
-        let middle = below + (above - below) / 2;
-        *(if readable(middle)? { &mut below } else { &mut above }) = middle;
-    }
-    Ok(above)
+    let mappable = length::mappable(device).with_context(|| format!("asking {MEMORY} for its size"))?;
+    // The kernel takes a file of whole pages for one page longer than it is.
+    Ok(mappable.saturating_sub(PAGE))
 }
 
 #[cfg(test)]
@@ -108,12 +112,10 @@ mod tests {
     }
 
     #[test]
-    fn the_length_is_found_by_reading() {
-        for bytes in [1, 4096, 4097, 12_288, 1 << 20, (3 << 20) + 5] {
-            let file = tempfile::tempfile().unwrap();
-            file.set_len(bytes).unwrap();
-            assert_eq!(length(file.as_fd()).unwrap(), bytes);
-        }
-        assert_eq!(length(tempfile::tempfile().unwrap().as_fd()).unwrap(), 0);
+    fn the_size_on_the_command_line_is_understood() {
+        assert_eq!(said("mem=64M vshmem.pool=1048576 quiet"), Some(1 << 20));
+        assert_eq!(said("vshmem.pool=rubbish"), None);
+        assert_eq!(said("xvshmem.pool=1"), None);
+        assert_eq!(said(""), None);
     }
 }

@@ -70,6 +70,23 @@ impl Daemon {
         daemon
     }
 
+    /// Kills the process that serves, and not its keeper, which starts another.
+    pub(crate) fn kill_the_back_end(&self) {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        let children = fs::read_to_string(children).unwrap();
+        let mut victims = children.split_whitespace().peekable();
+        assert!(victims.peek().is_some(), "the keeper has no children");
+        for victim in victims {
+            assert!(
+                Command::new("kill")
+                    .args(["-9", victim])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }

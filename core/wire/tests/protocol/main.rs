@@ -1,5 +1,6 @@
 //! The codec against generated, broken and hostile bytes.
 
 mod dice;
+mod links;
 mod round_trip;
 mod rubbish;

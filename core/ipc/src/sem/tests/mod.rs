@@ -7,6 +7,7 @@ mod hostile;
 mod model;
 mod models;
 mod rules;
+mod threads;
 mod watched;
 
 use super::arena::Unit;

@@ -1,0 +1,37 @@
+//! `vshmem join`: the front-end inside a guest, in the foreground. The daemon itself is `vshmem-daemon`'s.
+
+use crate::trouble::{Outcome, Trouble};
+use std::path::PathBuf;
+use vshmem_daemon::JoinOptions;
+
+/// Runs the front-end inside a guest, in the foreground, until Ctrl-C or SIGTERM.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+`vshmem vm run` starts this in its guests by itself. In a virtual machine of your own, start it once at boot. Containers and processes of
+the host need no front-end: they only need to reach the back-end's socket.
+
+Examples:
+  vshmem join &
+  vshmem join --port uml --domain web")]
+pub(crate) struct Join {
+    /// Port that joins this machine to its host
+    #[arg(long, value_name = "PORT", default_value = "auto", value_parser = clap::builder::PossibleValuesParser::new(vshmem_port_select::GUESTS))]
+    port: String,
+    /// Domain that this machine must be: the host decides its name, this only checks it
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
+    /// Folder of the socket [default: $VSHMEM_RUNTIME_DIR, else /run/vshmem for root and $XDG_RUNTIME_DIR/vshmem for others]
+    #[arg(long, value_name = "DIR", help_heading = "Place")]
+    runtime_dir: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Join) -> Outcome {
+    let all = JoinOptions {
+        port: Some(options.port.clone()),
+        domain: options.domain.clone(),
+        runtime_dir: options.runtime_dir.clone(),
+    };
+    vshmem_daemon::join(all, None).map_err(|error| Trouble::new("join", format!("{error:#}")))?;
+    Ok(0)
+}

@@ -1,0 +1,151 @@
+//! What surrounds the calls: no daemon, a daemon that is killed, keys routed to the kernel, `/proc` files, programs that nobody here wrote.
+
+mod daemon;
+
+use daemon::{Daemon, compile, finish, preload};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn without_a_daemon_calls_give_enosys_and_say_so_once() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ipcmk -Q; ipcmk -S 1"])
+        .env("LD_PRELOAD", preload())
+        .env("VSHMEM_RUNTIME_DIR", nowhere.path())
+        .env("LC_ALL", "C");
+    let finished = finish(&mut command, PATIENCE);
+    let error = String::from_utf8_lossy(&finished.0.stderr).into_owned();
+    assert!(!finished.0.status.success() && !finished.1);
+    assert_eq!(error.matches("Function not implemented").count(), 2, "{error}");
+    // Two processes, one line each.
+    assert_eq!(error.matches("is `vshmem serve`").count(), 2, "{error}");
+}
+
+#[test]
+fn ipcs_shows_what_ipcmk_makes_and_ipcrm_removes() {
+    let daemon = Daemon::start();
+    let script = "ipcmk -M 5000 -p 0640; ipcmk -S 7; ipcmk -Q; ipcs; ipcs -l; ipcs -u; ipcs -t; ipcs -p; ipcs -c; ipcrm -a; ipcs";
+    let said = finish(daemon.command("sh").args(["-c", script]), PATIENCE).expect_success("ipcs");
+    let has = |words: &[&str]| {
+        let found = said.lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            words.iter().all(|word| fields.contains(word))
+        });
+        assert!(found, "no line with {words:?} in\n{said}");
+    };
+    has(&["1073741824", "640", "5000", "0"]);
+    has(&["1073741824", "644", "7"]);
+    has(&["default", "16384"]);
+    has(&["used", "arrays", "1"]);
+    let last = said.rsplit("Message Queues").next().unwrap();
+    assert!(!last.contains("10737"), "something is left:\n{said}");
+}
+
+#[test]
+fn keys_that_are_not_vshmems_go_to_the_kernel() {
+    let daemon = Daemon::start();
+    let program = compile("routes", daemon.folder());
+    let mut command = daemon.command(program);
+    finish(command.env("VSHMEM_KEYS", "0x5ee0-0x5eef,0x77770000"), PATIENCE).expect_success("routes");
+}
+
+#[test]
+fn a_killed_daemon_costs_nothing() {
+    let daemon = Daemon::start();
+    let program = compile("restart", daemon.folder());
+    let mut child = daemon
+        .command(program)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program");
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    daemon.kill_the_back_end();
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let until = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > until {
+            child.kill().unwrap();
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_process_pays_less_than_a_mebibyte() {
+    let daemon = Daemon::start();
+    let program = compile("memory", daemon.folder());
+    let number = |command: &mut Command| -> i64 {
+        finish(command, PATIENCE)
+            .expect_success("memory")
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    let (with, without) = (
+        number(&mut daemon.command(&program)),
+        number(&mut Command::new(&program)),
+    );
+    // Kibibytes that are this process's alone. What is shared with other processes of the same library is not a process's cost.
+    assert!(
+        with - without < 1024,
+        "{with} KiB, {without} KiB without the library"
+    );
+}
+
+#[test]
+fn stress_ng_finds_nothing() {
+    if skipped("stress-ng") {
+        return;
+    }
+    let daemon = Daemon::start();
+    let words = [
+        "--shm-sysv",
+        "1",
+        "--sem-sysv",
+        "1",
+        "--msg",
+        "1",
+        "--verify",
+        "-t",
+        "3",
+    ];
+    let mut command = daemon.command("stress-ng");
+    let finished = finish(command.args(words).current_dir(daemon.folder()), PATIENCE);
+    finished.expect_success("stress-ng");
+    assert!(!String::from_utf8_lossy(&finished.0.stderr).contains("fail:"));
+}
+
+#[test]
+fn perls_own_modules_work() {
+    if skipped("perl") {
+        return;
+    }
+    let daemon = Daemon::start();
+    let script = fs::canonicalize("tests/programs/perl.pl").unwrap();
+    finish(daemon.command("perl").arg(script), PATIENCE).expect_success("perl");
+}
+
+/// Whether a program is missing here; says so.
+fn skipped(program: &str) -> bool {
+    let found = Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    let missing = found.is_err();
+    if missing {
+        eprintln!("SKIPPED: {program} is not installed");
+    }
+    missing
+}

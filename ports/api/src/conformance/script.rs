@@ -1,0 +1,83 @@
+//! What a check may tell an agent to do, and what it is told back. Each ask has a number, which comes back with the answer.
+
+use serde::{Deserialize, Serialize};
+use vshmem_wire::Extent;
+
+/// How to add one to a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Add {
+    /// A loop of 32-bit compare-exchanges.
+    Exchange32,
+    /// A loop of 64-bit compare-exchanges.
+    Exchange64,
+    /// One 64-bit fetch-and-add.
+    Fetch64,
+}
+
+/// Check to agent. `region` is what [`Told::Region`] gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Ask {
+    /// Map extents one after another: Region.
+    Map { writable: bool, extents: Vec<Extent> },
+    /// End a mapping: Done.
+    Unmap { region: usize },
+    /// Say how long the window is: Value, 0 where it is a file.
+    Window,
+    /// Store a word: Done.
+    Store { region: usize, at: usize, value: u64 },
+    /// Load a word: Value.
+    Load { region: usize, at: usize },
+    /// Store into every word: Done.
+    Fill { region: usize, value: u64 },
+    /// Count words that are not `value`: Value.
+    Differ { region: usize, value: u64 },
+    /// Say Done, wait until the word at `gate` is not 0, then add one to the word at `at`, `times` times; say nothing when ready.
+    Add {
+        region: usize,
+        gate: usize,
+        at: usize,
+        times: u64,
+        how: Add,
+    },
+    /// Write random words to random places, `words` times: Done.
+    Scribble { region: usize, words: u64, seed: u64 },
+    /// Write random bytes on the stream: Done.
+    ScribbleStream { bytes: usize, seed: u64 },
+    /// Try to shrink, punch and seal the memory's descriptor: Value, the number of attempts that succeeded in shrinking or sealing.
+    Sabotage { region: usize },
+    /// Try to make a mapping writable: Value, the errno, 0 if it worked.
+    MakeWritable { region: usize },
+    /// Try to map a region's descriptor anew for writing: Value, the errno, 0 if it worked.
+    MapWritable { region: usize },
+    /// Remember a ring. Not answered.
+    Ring(u32),
+    /// How many different rings were remembered: Value.
+    Rings,
+    /// Ring `count` times, numbered from 0: Ring each, then Done.
+    RingBack { count: u32 },
+    /// Read nothing for so many milliseconds: Done.
+    Sleep(u64),
+    /// Send it back: Echo.
+    Echo(Vec<u8>),
+    /// End of the domain's own accord, without a word.
+    End,
+}
+
+/// Agent to check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Told {
+    /// First, unasked, with number 0.
+    Ready,
+    /// It is done.
+    Done,
+    /// A mapping.
+    Region(usize),
+    /// A value.
+    Value(u64),
+    /// A ring.
+    Ring(u32),
+    /// What was to be sent back.
+    Echo(Vec<u8>),
+    /// It failed.
+    Failed(String),
+}
