@@ -21,7 +21,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::mm::ProtFlags;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use vshmem_ipc::msgq::Queue;
 use vshmem_ipc::sem::SemSet;
 use vshmem_ipc::{Control, State as Life};
@@ -94,6 +94,8 @@ pub(crate) struct Attachment {
     pub(crate) mapped: Option<Mapped>,
     /// By how many bits spinning here is shortened: it grows while spinning does not help.
     pub(crate) shorter: AtomicU32,
+    /// Whether somebody of another kernel has been rung: sleeping is dearer then, so spinning goes on for longer.
+    pub(crate) rings: AtomicBool,
 }
 
 /// Attachments as the control lock guards them.
@@ -244,7 +246,9 @@ impl State {
             }
         }
         let identity = self.identity()?;
+        let old = old.filter(|o| o.id == id);
         let shorter = AtomicU32::new(old.map_or(0, |o| o.shorter.load(Ordering::Relaxed)));
+        let rings = AtomicBool::new(old.is_some_and(|o| o.rings.load(Ordering::Relaxed)));
         let new = Box::into_raw(Box::new(Attachment {
             epoch: process::epoch(),
             id,
@@ -256,6 +260,7 @@ impl State {
             identity,
             mapped,
             shorter,
+            rings,
         }));
         let replaced = entry.swap(new, Ordering::AcqRel);
         self.attachments
@@ -435,6 +440,7 @@ impl Attachment {
                 }),
             }),
             shorter: AtomicU32::new(0),
+            rings: AtomicBool::new(false),
         }
     }
 }

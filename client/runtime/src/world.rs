@@ -29,7 +29,7 @@ const SHORTEST: u32 = 4;
 /// Longest spin in microseconds where nobody asks for another: about what falling asleep and being woken costs. Between kernels that is a
 /// message through two front-ends and the back-end.
 const SPIN_HERE: u32 = 50;
-const SPIN_IN_A_GUEST: u32 = 500;
+const SPIN_ACROSS: u32 = 500;
 /// No spin was asked for.
 const UNSET: u32 = u32::MAX;
 static SPIN_MICROS: AtomicU32 = AtomicU32::new(UNSET);
@@ -80,7 +80,9 @@ pub(crate) struct Caller<'a> {
     words: &'a Mapping,
     thread: &'a Thread,
     timeout: &'a Timeout,
+    /// When spinning began and for how long it may go on, in ticks.
     started: Cell<u64>,
+    budget: Cell<u64>,
     spun: Cell<bool>,
     slept: Cell<bool>,
 }
@@ -101,6 +103,7 @@ impl<'a> Caller<'a> {
             thread,
             timeout,
             started: Cell::new(0),
+            budget: Cell::new(0),
             spun: Cell::new(false),
             slept: Cell::new(false),
         }
@@ -115,7 +118,7 @@ impl<'a> Caller<'a> {
             let next = if self.slept.get() {
                 (now + 1).min(SHORTEST)
             } else {
-                now.saturating_sub(1)
+                0
             };
             if next != now {
                 shorter.store(next, Ordering::Relaxed);
@@ -142,6 +145,35 @@ impl<'a> Caller<'a> {
         self.thread.place.set(place);
         self.thread.place_good_for.set(PLACE_GOOD_FOR);
         place
+    }
+
+    /// Decides whether and how long to spin for somebody who was last seen at `last`.
+    fn begin_spin(&self, last: u16) -> Spin {
+        let attachment = self.attachment;
+        let most = match SPIN_MICROS.load(Ordering::Relaxed) {
+            UNSET if attachment.identity.space == 0 && !attachment.rings.load(Ordering::Relaxed) => SPIN_HERE,
+            UNSET => SPIN_ACROSS,
+            asked => asked,
+        };
+        let here = self.look_where();
+        let pointless = most == 0 || last == here && here != Me::NOWHERE;
+        if pointless || self.timeout.most.is_some_and(|most| most.is_zero()) {
+            return Spin::Enough;
+        }
+        let now = place::ticks();
+        // Where spinning has not helped for a while it is cut short, but now and then tried in full: the others may by now be as fast as
+        // spinning would make them.
+        let in_full = (now >> 5).is_multiple_of(16);
+        let shorter = if in_full {
+            0
+        } else {
+            attachment.shorter.load(Ordering::Relaxed)
+        };
+        self.budget
+            .set((u64::from(most) * clock::ticks_per_micro()) >> shorter);
+        self.started.set(now);
+        self.spun.set(true);
+        Spin::Again
     }
 
     /// The 32-bit word at an offset of the construct, for the kernel.
@@ -228,25 +260,11 @@ impl World for Caller<'_> {
         if self.thread.interrupted() {
             return Spin::Interrupted;
         }
-        let most = match SPIN_MICROS.load(Ordering::Relaxed) {
-            UNSET if self.attachment.identity.space == 0 => SPIN_HERE,
-            UNSET => SPIN_IN_A_GUEST,
-            asked => asked,
-        };
         if turn == 0 {
-            let here = self.look_where();
-            let pointless = most == 0 || last == here && here != Me::NOWHERE;
-            if pointless || self.timeout.most.is_some_and(|most| most.is_zero()) {
-                return Spin::Enough;
-            }
-            self.started.set(place::ticks());
-            self.spun.set(true);
-        } else if turn.is_multiple_of(16) {
-            let budget = u64::from(most) * clock::ticks_per_micro();
-            let budget = budget >> self.attachment.shorter.load(Ordering::Relaxed);
-            if place::ticks().wrapping_sub(self.started.get()) > budget {
-                return Spin::Enough;
-            }
+            return self.begin_spin(last);
+        }
+        if turn.is_multiple_of(16) && place::ticks().wrapping_sub(self.started.get()) > self.budget.get() {
+            return Spin::Enough;
         }
         core::hint::spin_loop();
         Spin::Again
@@ -300,6 +318,7 @@ impl Caller<'_> {
     #[cold]
     fn ring(&self, sleeper: Sleeper) {
         let identity = self.attachment.identity;
+        self.attachment.rings.store(true, Ordering::Relaxed);
         let at = self
             .attachment
             .mapped
