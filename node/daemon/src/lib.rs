@@ -28,7 +28,7 @@ use anyhow::Context;
 use config::Config;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What `vshmem serve` is told.
@@ -94,9 +94,35 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
         config.group.pool = pool;
     }
     start_logging(&config.log);
-    let lock = sockets::lock(&config.runtime_dir)?;
-    let kept: Vec<(String, OwnedFd)> = vec![(sockets::LOCK.into(), lock)];
-    keeper::keep(vshmem_wire::encode(&Role::Serve(config)), kept)
+    let (lock, made) = sockets::lock(&config.runtime_dir)?;
+    config.made_dir = made;
+    let (dir, domains) = (
+        config.runtime_dir.clone(),
+        config.local_domains().map(str::to_owned).collect(),
+    );
+    keep(Role::Serve(config), lock, Vec::new(), &dir, made, domains)
+}
+
+/// Keeps a daemon, and if that ends badly, removes what the last daemon left in the runtime directory.
+fn keep(
+    role: Role,
+    lock: OwnedFd,
+    mut kept: Vec<(String, OwnedFd)>,
+    dir: &Path,
+    made: bool,
+    domains: Vec<String>,
+) -> anyhow::Result<()> {
+    kept.push((sockets::LOCK.into(), rustix::io::fcntl_dupfd_cloexec(&lock, 0)?));
+    let end = keeper::keep(vshmem_wire::encode(&role), kept);
+    if end.is_err() {
+        sockets::remove(&sockets::path(dir, None));
+        domains
+            .iter()
+            .for_each(|name| sockets::remove(&sockets::path(dir, Some(name))));
+        sockets::clear(dir, made);
+    }
+    drop(lock);
+    end
 }
 
 /// Joins the group from inside a guest, until SIGTERM, SIGINT or SIGHUP, or the back-end stops: the front-end, kept by this process. `given` is for
@@ -105,15 +131,17 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
 /// # Errors
 /// If this machine is no guest, the back-end refuses it, or the daemon dies again and again.
 pub fn join(options: JoinOptions, given: Option<Given>) -> anyhow::Result<()> {
-    let setup = frontend::Setup {
+    let mut setup = frontend::Setup {
         port: options.port.unwrap_or_else(|| "auto".into()),
         domain: options.domain,
         runtime_dir: sockets::runtime_dir(options.runtime_dir.as_deref())?,
+        made_dir: false,
         log: "warn".into(),
     };
     start_logging(&setup.log);
-    let lock = sockets::lock(&setup.runtime_dir)?;
-    let mut kept: Vec<(String, OwnedFd)> = vec![(sockets::LOCK.into(), lock)];
+    let (lock, made) = sockets::lock(&setup.runtime_dir)?;
+    setup.made_dir = made;
+    let mut kept: Vec<(String, OwnedFd)> = Vec::new();
     match given {
         Some(Given { stream, pool }) => {
             kept.push((frontend::STREAM.into(), stream));
@@ -122,7 +150,8 @@ pub fn join(options: JoinOptions, given: Option<Given>) -> anyhow::Result<()> {
         // What is missing is better said before there is a daemon.
         None => drop(vshmem_port_select::guest(&setup.port)?),
     }
-    keeper::keep(vshmem_wire::encode(&Role::Join(setup)), kept)
+    let dir = setup.runtime_dir.clone();
+    keep(Role::Join(setup), lock, kept, &dir, made, Vec::new())
 }
 
 /// To be called first in `main`: if a keeper started this process, it is a daemon, and this gives its exit status when it has ended. Else None.

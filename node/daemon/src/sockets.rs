@@ -40,8 +40,9 @@ pub fn runtime_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Makes the runtime directory, and takes its lock: only one daemon may serve it.
-pub(crate) fn lock(dir: &Path) -> anyhow::Result<OwnedFd> {
+/// Makes the runtime directory, and takes its lock: only one daemon may serve it. Says also whether the directory was made here.
+pub(crate) fn lock(dir: &Path) -> anyhow::Result<(OwnedFd, bool)> {
+    let made = !dir.exists();
     std::fs::create_dir_all(dir.join(DOMAINS))
         .with_context(|| format!("making the runtime directory {}", dir.display()))?;
     for dir in [dir.to_path_buf(), dir.join(DOMAINS)] {
@@ -64,7 +65,7 @@ pub(crate) fn lock(dir: &Path) -> anyhow::Result<OwnedFd> {
         // A daemon that ends removes the file it has locked: a lock on that one would exclude nobody.
         let ours = rustix::fs::fstat(&file)?.st_ino;
         if rustix::fs::stat(&path).is_ok_and(|there| there.st_ino == ours) {
-            return Ok(file);
+            return Ok((file, made));
         }
     }
 }
@@ -108,8 +109,11 @@ pub(crate) fn remove(path: &Path) {
     }
 }
 
-/// Removes what a daemon made in its runtime directory, and the directory if nothing else is in it.
-pub(crate) fn clear(dir: &Path) {
+/// Removes what a daemon made in its runtime directory, and the directory if it made that, too, and nothing else is in it.
+pub(crate) fn clear(dir: &Path, made: bool) {
     let _ = std::fs::remove_file(dir.join(LOCK));
     let _ = std::fs::remove_dir(dir.join(DOMAINS));
+    if made {
+        let _ = std::fs::remove_dir(dir);
+    }
 }

@@ -15,6 +15,9 @@ use vshmem_words::Mapping;
 /// Extents made for one operation: the first may be too small for what it needs next.
 const MOST_EXTENTS: usize = 3;
 
+/// The longest message that fits an answer.
+const MOST_TEXT: u64 = vshmem_wire::MAX_MESSAGE as u64 - 64;
+
 /// What the registry said of the construct and the caller.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Permitted {
@@ -207,7 +210,7 @@ fn on_queue(
                 except: has(sysv::MSG_EXCEPT),
                 copy: has(sysv::MSG_COPY),
             };
-            let mut text = vec![0; (*size).min(u64::from(msgmax)) as usize];
+            let mut text = vec![0; (*size).min(u64::from(msgmax)).min(MOST_TEXT) as usize];
             match queue.receive(world, control, &mut text, *msgtyp, flags) {
                 Ok(got) => {
                     text.truncate(got.len);

@@ -86,7 +86,7 @@ impl Backend {
             stream.ok_or_else(|| Failure::because(libc::EINVAL, "no stream came with the request"))?;
         let unusable =
             |e: std::io::Error| Failure::because(libc::EINVAL, format!("the stream cannot be used: {e}"));
-        let stream = Stream::new(stream).map_err(unusable)?;
+        let stream = Stream::paced(stream, false).map_err(unusable)?;
         let (pool, _) = self
             .store
             .descriptor(Serial(0), true)
@@ -291,13 +291,13 @@ impl Backend {
 
     fn settle_guest(&mut self, number: u32) {
         if let Some(guest) = self.guests.get_mut(&number) {
-            let behind = guest.stream.is_behind();
-            guest.rung_behind &= behind;
-            if behind != guest.watched_for_writing {
-                guest.watched_for_writing = behind;
+            guest.rung_behind &= guest.stream.is_behind();
+            let waits = guest.stream.wants_to_write();
+            if waits != guest.watched_for_writing {
+                guest.watched_for_writing = waits;
                 let _ = self
                     .reactor
-                    .interest(guest.stream.fd(), Token::Stream(number), true, behind);
+                    .interest(guest.stream.fd(), Token::Stream(number), true, waits);
             }
         }
     }

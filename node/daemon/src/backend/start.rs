@@ -275,7 +275,13 @@ impl Backend {
         let mut words = rest.splitn(4, '/');
         let mut next = || words.next().context("a name without its parts");
         let (domain, space, port, name) = (next()?.parse()?, next()?.parse()?, next()?, next()?);
-        let mut guest = Guest::new(domain, space, name.into(), port.into(), Stream::new(fd)?);
+        let mut guest = Guest::new(
+            domain,
+            space,
+            name.into(),
+            port.into(),
+            Stream::paced(fd, greeted)?,
+        );
         guest.greeted = greeted;
         guest.ask_again = greeted;
         self.add_guest(guest)?;
@@ -324,6 +330,6 @@ impl Backend {
             );
             sockets::remove(&path);
         }
-        sockets::clear(&self.config.runtime_dir);
+        sockets::clear(&self.config.runtime_dir, self.config.made_dir);
     }
 }

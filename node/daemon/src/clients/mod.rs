@@ -444,6 +444,19 @@ impl Clients {
             known.execed = false;
             return;
         }
+        // Of a process that executed one program after another, the last one's death is the one that counts.
+        let replaced = |p: &Process| p.pid == pid && p.start == start && p.execed;
+        let before: Vec<u32> = self
+            .processes
+            .iter()
+            .filter(|(_, p)| replaced(p))
+            .map(|(c, _)| *c)
+            .collect();
+        for old in before {
+            if let Some(old) = self.processes.remove(&old) {
+                reactor.forget(&old.pidfd);
+            }
+        }
         if let Err(e) = reactor.watch(&pidfd, Token::Process(client)) {
             tracing::warn!(client, pid, "cannot watch a client's process: {e}");
             events.push(Event::Gone { client, exec: false });

@@ -23,6 +23,8 @@ pub(crate) const POOL: u64 = 1 << 30;
 pub(crate) struct Config {
     /// Where the sockets are.
     pub(crate) runtime_dir: PathBuf,
+    /// It was made for this daemon, and goes with it.
+    pub(crate) made_dir: bool,
     /// What is logged, in `tracing`'s words, unless VSHMEM_LOG says otherwise.
     pub(crate) log: String,
     /// The sockets.
@@ -82,6 +84,7 @@ impl Config {
     pub(crate) fn new(runtime_dir: PathBuf) -> Self {
         Config {
             runtime_dir,
+            made_dir: false,
             log: "warn".into(),
             socket: SocketConfig {
                 mode: 0o666,

@@ -57,7 +57,7 @@ impl Frontend {
     }
 
     pub(super) fn settle_stream(&mut self) {
-        let behind = self.stream.is_behind();
+        let behind = self.stream.wants_to_write();
         if behind != self.stream_watched_for_writing {
             self.stream_watched_for_writing = behind;
             let _ = self

@@ -41,6 +41,8 @@ pub(crate) struct Setup {
     pub(crate) domain: Option<String>,
     /// Where the socket is.
     pub(crate) runtime_dir: PathBuf,
+    /// It was made for this daemon, and goes with it.
+    pub(crate) made_dir: bool,
     /// What is logged.
     pub(crate) log: String,
 }

@@ -226,6 +226,6 @@ impl Frontend {
     fn stop(&mut self) {
         let _ = self.stream.flush();
         sockets::remove(&sockets::path(&self.setup.runtime_dir, None));
-        sockets::clear(&self.setup.runtime_dir);
+        sockets::clear(&self.setup.runtime_dir, self.setup.made_dir);
     }
 }

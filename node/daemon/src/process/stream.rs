@@ -1,12 +1,12 @@
 //! A framed byte stream between a front-end and the back-end, with a bounded queue of what could not be written yet.
-//! Frames are delimited, so that one cut short by the death of its writer costs nothing but itself.
+//! Frames are delimited, so that one cut short by the death of its writer costs nothing but itself. The back-end's end is paced, since a guest's
+//! line may hold little ([`vshmem_wire::link`]).
 
 use rustix::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::VecDeque;
 use std::io;
-use vshmem_wire::{Deframer, WireError};
+use vshmem_wire::{Link, WireError};
 
 /// Most bytes waiting to be written; a peer that leaves more unread is cut off.
 const MOST_QUEUED: usize = 16 << 20;
@@ -31,21 +31,32 @@ pub(crate) enum StreamError {
 #[derive(Debug)]
 pub(crate) struct Stream {
     fd: OwnedFd,
-    deframer: Deframer,
-    queue: VecDeque<u8>,
+    link: Link,
     skipped: u64,
 }
 
 impl Stream {
-    /// Wraps a stream's descriptor, and makes it non-blocking.
+    /// The front-end's end: makes the descriptor non-blocking.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        Self::with(fd, Link::new())
+    }
+
+    /// The back-end's end. `spoken`: the front-end has spoken on it before, to this process or to an earlier one.
+    pub(crate) fn paced(fd: OwnedFd, spoken: bool) -> io::Result<Self> {
+        let mut first = [0; 4];
+        rustix::rand::getrandom(&mut first, rustix::rand::GetRandomFlags::empty())?;
+        let first = u32::from_ne_bytes(first);
+        let link = if spoken {
+            Link::paced_again(first)
+        } else {
+            Link::paced(first)
+        };
+        Self::with(fd, link)
+    }
+
+    fn with(fd: OwnedFd, link: Link) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Stream {
-            fd,
-            deframer: Deframer::default(),
-            queue: VecDeque::new(),
-            skipped: 0,
-        })
+        Ok(Stream { fd, link, skipped: 0 })
     }
 
     /// Its descriptor.
@@ -53,9 +64,14 @@ impl Stream {
         &self.fd
     }
 
-    /// Whether bytes wait to be written.
+    /// Whether bytes wait to be written, be it for room or for the other end to read.
     pub(crate) fn is_behind(&self) -> bool {
-        !self.queue.is_empty()
+        self.link.is_behind()
+    }
+
+    /// Whether bytes wait for room.
+    pub(crate) fn wants_to_write(&self) -> bool {
+        self.link.wants_to_write()
     }
 
     /// Reads what is there. `false` when nothing more is there for now; an error at the end.
@@ -64,7 +80,7 @@ impl Stream {
         match rustix::io::read(&self.fd, &mut piece) {
             Ok(0) => Err(StreamError::Ended(io::ErrorKind::UnexpectedEof.into())),
             Ok(n) => {
-                self.deframer.push(&piece[..n]);
+                self.link.push(&piece[..n]);
                 Ok(n == PIECE)
             }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(false),
@@ -72,10 +88,13 @@ impl Stream {
         }
     }
 
-    /// The next whole message.
+    /// The next whole message. Call it until there is none: then it writes what reading has made room for.
     pub(crate) fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, StreamError> {
-        let message = self.deframer.take()?;
-        let skipped = self.deframer.skipped();
+        let message = self.link.take()?;
+        if message.is_none() {
+            self.flush()?;
+        }
+        let skipped = self.link.skipped();
         if skipped != self.skipped {
             tracing::warn!(
                 bytes = skipped - self.skipped,
@@ -88,28 +107,29 @@ impl Stream {
 
     /// Sends a message, or queues it.
     pub(crate) fn send<T: Serialize>(&mut self, message: &T) -> Result<(), StreamError> {
-        self.queue.extend(vshmem_wire::frame(message));
+        self.link.send(message);
         self.flush()?;
-        if self.queue.len() > MOST_QUEUED {
-            return Err(StreamError::Unread(self.queue.len()));
+        match self.link.queued() {
+            queued if queued > MOST_QUEUED => Err(StreamError::Unread(queued)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Writes what is queued, as far as it goes.
     pub(crate) fn flush(&mut self) -> Result<(), StreamError> {
-        while !self.queue.is_empty() {
-            match rustix::io::write(&self.fd, self.queue.as_slices().0) {
+        loop {
+            let out = self.link.out();
+            if out.is_empty() {
+                return Ok(());
+            }
+            match rustix::io::write(&self.fd, out) {
                 Ok(0) => return Err(StreamError::Ended(io::ErrorKind::WriteZero.into())),
-                Ok(n) => {
-                    self.queue.drain(..n);
-                }
-                Err(rustix::io::Errno::AGAIN) => break,
+                Ok(n) => self.link.wrote(n),
+                Err(rustix::io::Errno::AGAIN) => return Ok(()),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(StreamError::Ended(e.into())),
             }
         }
-        Ok(())
     }
 }
 

@@ -229,3 +229,45 @@ fn the_state_log_is_shortened_and_still_enough() {
     let (mut here, _) = Client::hello(&daemon.socket(), Some(number)).unwrap();
     assert_eq!(here.shm_get(6, 4096), Ok(segment));
 }
+
+#[test]
+fn a_daemon_that_dies_again_and_again_is_given_up_with_a_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Daemon::command();
+    command
+        .arg("serve")
+        .arg("--runtime-dir")
+        .arg(dir.path().join("run"))
+        .stderr(std::process::Stdio::piped());
+    let mut daemon = Daemon::start(command, dir);
+    until("the keeper gives up", || {
+        if let Ok((mut client, _)) = Client::hello(&daemon.socket(), None)
+            && let Some(Ok(Reply::Status(status))) = client.try_ask(Request::Status)
+        {
+            kill(status.pid, rustix::process::Signal::KILL);
+        }
+        daemon.keeper.try_wait().unwrap()
+    });
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut daemon.keeper.stderr.take().unwrap(), &mut said).unwrap();
+    assert!(said.contains("giving up"), "{said}");
+    assert!(!daemon.dir().exists());
+}
+
+#[test]
+fn the_service_manager_is_told_when_the_daemon_is_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(crate::harness::LONG)).unwrap();
+    let mut command = Daemon::command();
+    command
+        .arg("serve")
+        .arg("--runtime-dir")
+        .arg(dir.path().join("run"))
+        .env("NOTIFY_SOCKET", &path);
+    let _daemon = Daemon::start(command, dir);
+    let mut said = [0; 64];
+    let bytes = manager.recv(&mut said).unwrap();
+    assert_eq!(&said[..bytes], b"READY=1");
+}

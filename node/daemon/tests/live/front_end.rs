@@ -295,3 +295,43 @@ fn what_a_stream_says_out_of_turn_harms_nobody() {
     ));
     assert_eq!(host.ask(Request::Ping), Ok(Reply::Done));
 }
+
+#[test]
+fn a_front_end_of_another_version_is_refused_with_a_reason() {
+    use std::io::{Read, Write};
+    use vshmem_wire::{Down, Link, Up};
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let (stream, _pool) = attach(&mut host, "old").unwrap();
+    let mut stream = std::os::unix::net::UnixStream::from(stream);
+    stream.set_read_timeout(Some(crate::harness::LONG)).unwrap();
+    let hello = Up::Hello {
+        version: vshmem_wire::VERSION + 1,
+        layout: crate::harness::LAYOUT,
+        domain: None,
+        clients: Vec::new(),
+    };
+    let mut link = Link::new();
+    link.send(&hello);
+    let said = loop {
+        while !link.out().is_empty() {
+            let bytes = link.out().to_vec();
+            stream.write_all(&bytes).unwrap();
+            link.wrote(bytes.len());
+        }
+        if let Some(down) = link.take::<Down>().unwrap() {
+            break down;
+        }
+        let mut piece = [0; 1000];
+        let bytes = stream.read(&mut piece).unwrap();
+        link.push(&piece[..bytes]);
+        if let Some(down) = link.take::<Down>().unwrap() {
+            break down;
+        }
+    };
+    assert!(
+        matches!(&said, Down::Refused { why } if why.contains("same version")),
+        "{said:?}"
+    );
+    assert_eq!(host.ask(Request::Ping), Ok(Reply::Done));
+}

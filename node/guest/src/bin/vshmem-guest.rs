@@ -8,7 +8,7 @@ use std::time::Duration;
 use vshmem_guest::{GuestSpec, Service, run};
 
 const USAGE: &str = "usage: vshmem-guest [--port NAME] [--domain NAME] [--cpus N,N] [--mem MIB] [--bind DIR] \
-                     [--boot-timeout SECS] [--timeout SECS] [--service CMD --ready PATH] -- PROG ARGS...";
+                     [--boot-timeout SECS] [--timeout SECS] [--pool FILE] [--service CMD --ready PATH] -- PROG ARGS...";
 
 fn main() -> ExitCode {
     if vshmem_guest::init::is_init() {
@@ -51,6 +51,10 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> anyhow::Result<GuestSpec>
             "--bind" => spec.binds.push(raw.into()),
             "--boot-timeout" => spec.boot_timeout = Duration::try_from_secs_f64(value.parse()?)?,
             "--timeout" => spec.timeout = Some(Duration::try_from_secs_f64(value.parse()?)?),
+            "--pool" => {
+                let file = std::fs::File::options().read(true).write(true).open(&raw)?;
+                spec.pool = Some(file.into());
+            }
             "--service" => spec.services.push(Service {
                 argv: value.split_whitespace().map(OsString::from).collect(),
                 ready: None,

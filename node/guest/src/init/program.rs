@@ -101,7 +101,10 @@ fn environment(start: &Start) -> impl Iterator<Item = (OsString, OsString)> + '_
         .map(|(key, value)| (OsString::from_vec(key.clone()), OsString::from_vec(value.clone())))
 }
 
-/// The environment of services: the program's, without what would change how they are loaded.
+/// The environment of services: the program's, without what would change how they are loaded, and with a terminal that has
+/// no colours, since the console is one and is quoted in messages.
 pub(super) fn service_environment(start: &Start) -> impl Iterator<Item = (OsString, OsString)> + '_ {
-    environment(start).filter(|(key, _)| !key.as_bytes().starts_with(b"LD_"))
+    environment(start)
+        .filter(|(key, _)| !key.as_bytes().starts_with(b"LD_") && key != "TERM")
+        .chain(std::iter::once(("TERM".into(), "dumb".into())))
 }

@@ -140,3 +140,28 @@ fn a_service_that_ends_at_once_is_an_error_with_its_own_words() {
     );
     assert!(ended.stderr.contains("| ls: cannot access"), "{}", ended.stderr);
 }
+
+#[test]
+fn the_pool_is_the_same_memory_in_the_guest_and_on_the_host() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    file.as_file().set_len(16 << 20).expect("its size");
+    std::os::unix::fs::FileExt::write_all_at(file.as_file(), b"from the host", 5 << 20).expect("writing");
+    let pool = file.path().to_str().expect("plain");
+    let Some(mut command) = guest("the_pool_is_the_same_memory", &["--pool", pool]) else {
+        return;
+    };
+    let program = "import mmap, os\n\
+                   m = mmap.mmap(os.open('/dev/mmapper', os.O_RDWR), 16 << 20)\n\
+                   print(m[5 << 20:(5 << 20) + 13].decode())\n\
+                   m[9 << 20:(9 << 20) + 14] = b'from the guest'\n";
+    let ended = run(command.args(["--", "/usr/bin/python3", "-c", program]));
+    assert_eq!(
+        (ended.code, ended.stdout().as_str()),
+        (Some(0), "from the host\n"),
+        "{}",
+        ended.stderr
+    );
+    let mut said = [0_u8; 14];
+    std::os::unix::fs::FileExt::read_exact_at(file.as_file(), &mut said, 9 << 20).expect("reading");
+    assert_eq!(&said, b"from the guest");
+}
