@@ -15,6 +15,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::termios::{ControlModes, OptionalActions};
 use std::path::Path;
+use std::sync::OnceLock;
 use vshmem_port::guest::GuestPort;
 use vshmem_port::store::PAGE;
 use vshmem_wire::Window;
@@ -90,8 +91,17 @@ fn said(command_line: &str) -> Option<u64> {
         .find_map(|bytes| bytes.parse().ok())
 }
 
-/// Bytes of the pool.
+/// Bytes of the pool. Asked once: it does not change while this kernel runs, and system calls are dear in a guest.
 fn pool_bytes(device: BorrowedFd<'_>) -> anyhow::Result<u64> {
+    static FOUND: OnceLock<u64> = OnceLock::new();
+    if let Some(&bytes) = FOUND.get() {
+        return Ok(bytes);
+    }
+    let bytes = find_pool_bytes(device)?;
+    Ok(*FOUND.get_or_init(|| bytes))
+}
+
+fn find_pool_bytes(device: BorrowedFd<'_>) -> anyhow::Result<u64> {
     let command_line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
     if let Some(bytes) = said(&command_line) {
         return Ok(bytes);
