@@ -19,6 +19,9 @@ use vshmem_wire::{Down, Failure, Reply, Request, Up};
 /// Silence that is worth a line in the log.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// With more bytes than these unwritten, a guest is not rung but owed a ring.
+const RING_BEHIND: usize = 256;
+
 /// A domain with a stream.
 #[derive(Debug)]
 pub(super) struct Guest {
@@ -34,7 +37,8 @@ pub(super) struct Guest {
     heard: Instant,
     silent: bool,
     watched_for_writing: bool,
-    rung_behind: bool,
+    /// It is to be rung when it has read more.
+    ring_owed: bool,
 }
 
 impl Guest {
@@ -51,7 +55,7 @@ impl Guest {
             heard: Instant::now(),
             silent: false,
             watched_for_writing: false,
-            rung_behind: false,
+            ring_owed: false,
         }
     }
 }
@@ -291,7 +295,12 @@ impl Backend {
 
     fn settle_guest(&mut self, number: u32) {
         if let Some(guest) = self.guests.get_mut(&number) {
-            guest.rung_behind &= guest.stream.is_behind();
+            if guest.ring_owed && guest.stream.queued() <= RING_BEHIND {
+                guest.ring_owed = false;
+                if let Err(e) = guest.stream.send(&Down::Ring) {
+                    return self.lose_guest(number, &e.to_string());
+                }
+            }
             let waits = guest.stream.wants_to_write();
             if waits != guest.watched_for_writing {
                 guest.watched_for_writing = waits;
@@ -327,12 +336,12 @@ impl Backend {
         else {
             return;
         };
-        // One bell that has not been read yet is as good as many.
-        if guest.rung_behind {
-            return;
+        // While it is behind with reading, one bell later is as good as many now.
+        if guest.stream.queued() > RING_BEHIND {
+            guest.ring_owed = true;
+        } else {
+            self.tell_or_lose(number, &Down::Ring);
         }
-        guest.rung_behind = true;
-        self.tell_or_lose(number, &Down::Ring);
     }
 
     /// Rings every one of these spaces.

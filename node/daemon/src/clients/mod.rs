@@ -349,6 +349,8 @@ impl Clients {
                     Some(link) => self.close(reactor, link, None, events),
                     None => self.audit(client, events),
                 }
+                // Where nobody may look: a program that goes on would have said which client it is.
+                self.replace_if(client, |image| image != Image::Same, events);
             }
             if self.processes.get(&client).is_some_and(|p| !p.execed) {
                 same.push(client);
@@ -359,10 +361,14 @@ impl Clients {
 
     /// The client has no connection: does its process still run the same program?
     fn audit(&mut self, client: u32, events: &mut Vec<Event>) {
+        self.replace_if(client, |image| image == Image::Other, events);
+    }
+
+    fn replace_if(&mut self, client: u32, replaced: impl Fn(Image) -> bool, events: &mut Vec<Event>) {
         let Some(process) = self.processes.get_mut(&client) else {
             return;
         };
-        if !process.execed && process.link.is_none() && identity::image(process.pid) == Image::Other {
+        if !process.execed && process.link.is_none() && replaced(identity::image(process.pid)) {
             process.execed = true;
             events.push(Event::Gone { client, exec: true });
         }

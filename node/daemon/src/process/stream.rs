@@ -69,6 +69,11 @@ impl Stream {
         self.link.is_behind()
     }
 
+    /// Bytes of messages that wait, be it for room or for the other end to read.
+    pub(crate) fn queued(&self) -> usize {
+        self.link.queued()
+    }
+
     /// Whether bytes wait for room.
     pub(crate) fn wants_to_write(&self) -> bool {
         self.link.wants_to_write()
