@@ -16,6 +16,8 @@ usage: cargo xtask <task>
   demo [ARGS…]      builds what `vshmem demo` needs and runs it
   lint              format and clippy only
   build [--release] the command, the preload library and the C library
+  install [--prefix DIR]   builds with optimisation and copies command, libraries, header, pkg-config file, manual pages and completions
+                    below DIR (default /usr/local)
   setup             only installs what the other tasks need
 ";
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         "demo" => tasks::demo(&rest),
         "lint" => tasks::lint(),
         "build" => tasks::build(rest.iter().any(|a| a == "--release")),
+        "install" => tasks::install(&rest),
         "setup" => {
             setup::packages();
             Ok(true)

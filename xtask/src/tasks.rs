@@ -97,6 +97,75 @@ pub(crate) fn demo(args: &[String]) -> Result<bool> {
         .success())
 }
 
+/// `cargo xtask install`: what a package would contain, below a prefix.
+pub(crate) fn install(args: &[String]) -> Result<bool> {
+    let prefix = match args {
+        [] => PathBuf::from("/usr/local"),
+        [option, prefix] if option == "--prefix" => std::path::absolute(prefix)?,
+        _ => anyhow::bail!("usage: cargo xtask install [--prefix DIR]"),
+    };
+    ensure!(build(true)?, "the build failed");
+    let from = target()?.join("release");
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    for (from, to) in [
+        (from.join("vshmem"), "bin/vshmem"),
+        (from.join("libvshmem_preload.so"), "lib/libvshmem_preload.so"),
+        (from.join("libvshmem.so"), "lib/libvshmem.so"),
+        (source.join("client/capi/include/vshmem.h"), "include/vshmem.h"),
+        (
+            source.join("docs/vshmem.example.toml"),
+            "share/doc/vshmem/vshmem.example.toml",
+        ),
+    ] {
+        let to = prefix.join(to);
+        std::fs::create_dir_all(to.parent().context("no folder")?)?;
+        // A running copy is replaced, not overwritten.
+        let beside = to.with_extension("new");
+        std::fs::copy(&from, &beside)
+            .with_context(|| format!("{} to {}", from.display(), beside.display()))?;
+        std::fs::rename(&beside, &to)?;
+        println!("{}", to.display());
+    }
+    pkg_config(&prefix, &source)?;
+    let program = prefix.join("bin/vshmem");
+    let man = prefix.join("share/man/man1");
+    std::fs::create_dir_all(&man)?;
+    ensure!(
+        Command::new(&program)
+            .args(["man", "--dir"])
+            .arg(&man)
+            .status()?
+            .success(),
+        "manual pages"
+    );
+    for (shell, file) in [
+        ("bash", "bash-completion/completions/vshmem"),
+        ("zsh", "zsh/site-functions/_vshmem"),
+        ("fish", "fish/vendor_completions.d/vshmem.fish"),
+    ] {
+        let to = prefix.join("share").join(file);
+        std::fs::create_dir_all(to.parent().context("no folder")?)?;
+        let out = Command::new(&program).args(["completions", shell]).output()?;
+        ensure!(out.status.success(), "completions for {shell}");
+        std::fs::write(&to, out.stdout)?;
+        println!("{}", to.display());
+    }
+    Ok(true)
+}
+
+fn pkg_config(prefix: &std::path::Path, source: &std::path::Path) -> Result<()> {
+    let text = std::fs::read_to_string(source.join("client/capi/vshmem.pc.in"))?
+        .replace("@prefix@", &prefix.display().to_string())
+        .replace("@includedir@", "${prefix}/include")
+        .replace("@libdir@", "${prefix}/lib")
+        .replace("@version@", env!("CARGO_PKG_VERSION"));
+    let to = prefix.join("lib/pkgconfig/vshmem.pc");
+    std::fs::create_dir_all(prefix.join("lib/pkgconfig"))?;
+    std::fs::write(&to, text)?;
+    println!("{}", to.display());
+    Ok(())
+}
+
 fn target() -> Result<PathBuf> {
     let out = Command::new("cargo")
         .args(["metadata", "--no-deps", "--format-version=1"])

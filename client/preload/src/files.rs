@@ -3,7 +3,6 @@
 //! Everything else goes to libc, untouched. What a program writes to such a file has no effect: limits are the daemon's configuration.
 #![allow(unsafe_code)] // C functions by name, called through pointers that dlsym gave.
 
-use crate::edge;
 use crate::next::Next;
 use crate::proc_text::{self, Text};
 use crate::routes;
@@ -11,6 +10,7 @@ use libc::{FILE, c_char, c_int, mode_t};
 use rustix::fd::{IntoRawFd, OwnedFd};
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
 use std::ffi::CStr;
+use vshmem_abi::edge;
 use vshmem_runtime::{Errno, Result};
 
 type Open = unsafe extern "C" fn(*const c_char, c_int, mode_t) -> c_int;

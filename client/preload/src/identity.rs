@@ -3,9 +3,9 @@
 //! The daemon knows who a caller is by its connection, so after a change the runtime connects anew; constructs that are open are asked for again.
 #![allow(unsafe_code)] // C functions by name, called through pointers that dlsym gave.
 
-use crate::edge;
 use crate::next::Next;
 use libc::{c_char, c_int, gid_t, size_t, uid_t};
+use vshmem_abi::edge;
 use vshmem_runtime::Runtime;
 
 fn changed(result: c_int) -> c_int {

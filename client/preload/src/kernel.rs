@@ -1,8 +1,8 @@
 //! The same calls, made to the kernel.
 #![allow(unsafe_code)] // System calls with the program's own arguments.
 
-use crate::edge;
 use libc::c_long;
+use vshmem_abi::edge;
 use vshmem_runtime::raw::call6;
 
 /// Makes the system call with the program's arguments, and gives what libc would.

@@ -1,11 +1,9 @@
 //! The preload library: the System V IPC calls of an unmodified program, served by Vshmem.
 //!
-//! One file per call, each thin over [`vshmem_runtime::Runtime`]; a few more for what surrounds them:
+//! One file per call, each thin over [`vshmem_abi`]; a few more for what surrounds them:
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`edge`] | from `Result` to -1 and errno; panics stop here; pointers looked at |
-//! | [`layouts`] | the kernel's structures: `shmid_ds` and its like |
 //! | [`routes`] | which keys and ids are Vshmem's and which are the kernel's |
 //! | [`kernel`] | the same calls, made to the kernel |
 //! | [`syscall`] | `syscall(SYS_semop, …)` |
@@ -18,11 +16,9 @@
 //! What it is not for: meaning. No tokio, no tracing: the library is in every process of a program.
 
 mod dlopen;
-mod edge;
 mod files;
 mod identity;
 mod kernel;
-mod layouts;
 mod msgctl;
 mod msgget;
 mod msgrcv;

@@ -1,13 +1,10 @@
 //! msgrcv(2).
 #![allow(unsafe_code)] // A C function by name; a buffer of the program.
 
-use crate::{edge, kernel, routes};
+use crate::{kernel, routes};
 use std::ffi::{c_long, c_void};
-use vshmem_runtime::{Errno, Runtime};
+use vshmem_abi::{edge, msg};
 use vshmem_wire::Kind;
-
-/// No message is longer, whatever a program says that its buffer holds.
-const LONGEST: usize = 1 << 30;
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn msgrcv(
@@ -28,17 +25,7 @@ unsafe extern "C" fn msgrcv(
             ];
             return Ok(kernel::pass(libc::SYS_msgrcv, arguments));
         }
-        if isize::try_from(bytes).is_err() {
-            return Err(Errno::EINVAL);
-        }
-        edge::pointer(message)?;
-        // SAFETY: the program says that it has room for so many bytes behind the type. They are only written.
-        let into = unsafe {
-            let text = message.cast::<u8>().add(size_of::<c_long>());
-            std::slice::from_raw_parts_mut(text, bytes.min(LONGEST))
-        };
-        let received = Runtime::global().msgrcv(id, into, msgtyp, flags)?;
-        edge::write(message.cast::<c_long>(), received.mtype)?;
-        Ok(received.len as isize)
+        // SAFETY: the program's buffer.
+        unsafe { msg::receive(id, message, bytes, msgtyp, flags) }
     })
 }

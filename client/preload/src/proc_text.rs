@@ -2,8 +2,8 @@
 //!
 //! Not for opening files: see [`crate::files`].
 
-use crate::layouts;
 use std::fmt::Write;
+use vshmem_abi::layouts;
 use vshmem_runtime::{Errno, Result, Runtime};
 use vshmem_wire::{Kind, Limits, Reply, Request, Stat};
 

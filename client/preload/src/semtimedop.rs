@@ -1,18 +1,10 @@
 //! semtimedop(2).
-#![allow(unsafe_code)] // A C function by name.
+#![allow(unsafe_code)] // A C function by name; an array of the program.
 
-use crate::{edge, kernel, routes, semop};
-use std::time::Duration;
-use vshmem_runtime::{Errno, Result, SemBuf};
+use crate::{kernel, routes};
+use vshmem_abi::{edge, sem};
+use vshmem_runtime::SemBuf;
 use vshmem_wire::Kind;
-
-fn duration(time: libc::timespec) -> Result<Duration> {
-    let seconds = u64::try_from(time.tv_sec).map_err(|_| Errno::EINVAL)?;
-    match u32::try_from(time.tv_nsec) {
-        Ok(nanos) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
-        _ => Err(Errno::EINVAL),
-    }
-}
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn semtimedop(
@@ -26,11 +18,8 @@ unsafe extern "C" fn semtimedop(
             let arguments = [id as usize, operations as usize, count, timeout as usize, 0];
             return Ok(kernel::pass(libc::SYS_semtimedop, arguments) as i32);
         }
-        let timeout = match timeout.is_null() {
-            true => None,
-            false => Some(duration(edge::read(timeout)?)?),
-        };
+        let timeout = sem::timeout(timeout)?;
         // SAFETY: the program's array.
-        unsafe { semop::operate(id, operations, count, timeout) }
+        unsafe { sem::operate(id, operations, count, timeout) }
     })
 }

@@ -1,8 +1,9 @@
 //! shmat(2).
 #![allow(unsafe_code)] // A C function by name.
 
-use crate::{edge, kernel, routes};
+use crate::{kernel, routes};
 use std::ffi::c_void;
+use vshmem_abi::edge;
 use vshmem_runtime::Runtime;
 use vshmem_wire::Kind;
 

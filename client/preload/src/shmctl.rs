@@ -1,72 +1,18 @@
 //! shmctl(2).
 #![allow(unsafe_code)] // A C function by name.
 
-use crate::layouts::{self, ShmidDs};
-use crate::{edge, kernel, routes};
+use crate::{kernel, routes};
 use std::ffi::c_void;
-use vshmem_runtime::runtime::Which;
-use vshmem_runtime::{Errno, Result, Runtime};
+use vshmem_abi::{edge, shm};
 use vshmem_wire::Kind;
-
-const SHM_LOCK: i32 = 11;
-const SHM_UNLOCK: i32 = 12;
-const SHM_STAT: i32 = 13;
-const SHM_INFO: i32 = 14;
-const SHM_STAT_ANY: i32 = 15;
-
-/// Whether the first argument is an id (and not an index, or nothing).
-fn takes_id(command: i32) -> bool {
-    matches!(
-        command,
-        libc::IPC_RMID | libc::IPC_SET | libc::IPC_STAT | SHM_LOCK | SHM_UNLOCK
-    )
-}
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn shmctl(id: i32, command: i32, argument: *mut c_void) -> i32 {
     edge::call_int(|| {
-        if takes_id(command) && !routes::id_is_ours(Kind::Shm, id) {
+        if shm::takes_id(command) && !routes::id_is_ours(Kind::Shm, id) {
             let arguments = [id as usize, command as usize, argument as usize, 0, 0];
             return Ok(kernel::pass(libc::SYS_shmctl, arguments) as i32);
         }
-        control(id, command, argument)
+        shm::control(id, command, argument)
     })
-}
-
-fn control(id: i32, command: i32, argument: *mut c_void) -> Result<i32> {
-    let runtime = Runtime::global();
-    match command {
-        libc::IPC_RMID => runtime.remove(Kind::Shm, id).map(|()| 0),
-        libc::IPC_SET => {
-            let perm = edge::read(argument.cast::<ShmidDs>())?.perm;
-            let mode = perm.mode as u16 & 0o777;
-            runtime
-                .set(Kind::Shm, id, perm.uid, perm.gid, mode, None)
-                .map(|()| 0)
-        }
-        libc::IPC_STAT => stat(Which::Id(id), argument.cast()).map(|_| 0),
-        SHM_STAT => stat(Which::Index(id), argument.cast()),
-        SHM_STAT_ANY => stat(Which::AnyIndex(id), argument.cast()),
-        SHM_LOCK => runtime.shm_lock(id, true).map(|()| 0),
-        SHM_UNLOCK => runtime.shm_lock(id, false).map(|()| 0),
-        libc::IPC_INFO => {
-            let info = runtime.info(Kind::Shm)?;
-            edge::write(argument.cast(), layouts::shminfo(&info))?;
-            Ok(info.highest as i32)
-        }
-        SHM_INFO => {
-            let info = runtime.info(Kind::Shm)?;
-            edge::write(argument.cast(), layouts::shm_info(&info))?;
-            Ok(info.highest as i32)
-        }
-        _ => Err(Errno::EINVAL),
-    }
-}
-
-fn stat(which: Which, into: *mut ShmidDs) -> Result<i32> {
-    let runtime = Runtime::global();
-    let stat = runtime.stat(Kind::Shm, which)?;
-    let filled = layouts::shmid_ds(&stat, runtime.domain()?).ok_or(Errno::EPROTO)?;
-    edge::write(into, filled)?;
-    Ok(stat.id)
 }

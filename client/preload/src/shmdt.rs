@@ -1,8 +1,9 @@
 //! shmdt(2).
 #![allow(unsafe_code)] // A C function by name.
 
-use crate::{edge, kernel};
+use crate::kernel;
 use std::ffi::c_void;
+use vshmem_abi::edge;
 use vshmem_runtime::{Errno, Runtime};
 
 #[unsafe(no_mangle)]

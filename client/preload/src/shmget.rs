@@ -1,7 +1,8 @@
 //! shmget(2).
 #![allow(unsafe_code)] // A C function by name.
 
-use crate::{edge, kernel, routes};
+use crate::{kernel, routes};
+use vshmem_abi::edge;
 use vshmem_runtime::Runtime;
 use vshmem_wire::Kind;
 

@@ -1,8 +1,8 @@
 //! sigaction(2) and signal(2), so that handlers wait until a section ends: see [`vshmem_runtime::signal`].
 #![allow(unsafe_code)] // C functions by name; signal actions.
 
-use crate::edge;
 use libc::{c_int, sighandler_t};
+use vshmem_abi::edge;
 use vshmem_runtime::signal;
 
 unsafe extern "C" {

@@ -4,8 +4,8 @@
 //! System V IPC go to [`system_v`], everything else straight to the kernel.
 #![allow(unsafe_code)] // Assembly; C functions by name.
 
-use crate::edge;
 use std::ffi::{c_long, c_void};
+use vshmem_abi::edge;
 
 #[cfg(target_arch = "x86_64")]
 #[unsafe(no_mangle)]

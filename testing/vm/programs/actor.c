@@ -5,7 +5,9 @@
  *
  * It knows nothing of Vshmem: the same binary runs on the kernel's own IPC, under `vshmem run`, and in a guest.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <errno.h>
 #include <signal.h>
 #include <stdint.h>

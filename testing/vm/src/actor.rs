@@ -22,18 +22,41 @@ pub fn actor_program() -> Result<PathBuf> {
 
 /// Compiles `programs/NAME.c` into the target folder.
 pub fn compile(name: &str) -> Result<PathBuf> {
+    compile_with(name, name, &[])
+}
+
+/// The actor, its System V calls replaced by the C library's when it was compiled.
+fn actor_with_library() -> Result<PathBuf> {
+    let header = concat!(env!("CARGO_MANIFEST_DIR"), "/../../client/capi/include/vshmem.h");
+    let folder = built().display().to_string();
+    let flags = [
+        "-DVSHMEM_REPLACE_SYSV",
+        "-include",
+        header,
+        "-L",
+        &folder,
+        "-lvshmem",
+        "-Wl,-rpath",
+        &folder,
+    ];
+    compile_with("actor", "actor-library", &flags)
+}
+
+fn compile_with(name: &str, program: &str, flags: &[&str]) -> Result<PathBuf> {
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("programs")
         .join(format!("{name}.c"));
     let folder = built().join("programs");
     std::fs::create_dir_all(&folder)?;
-    let program = folder.join(name);
+    let fresh = folder.join(format!("{program}.{}", std::process::id()));
+    let program = folder.join(program);
     // Tests run in parallel processes: compile beside and rename.
-    let fresh = folder.join(format!("{name}.{}", std::process::id()));
-    let status = Command::new("cc")
+    let mut cc = Command::new("cc");
+    let status = cc
         .args(["-O1", "-o"])
         .arg(&fresh)
         .arg(&source)
+        .args(flags)
         .status()
         .context("cc")?;
     ensure!(status.success(), "cc failed on {}", source.display());
@@ -55,13 +78,18 @@ impl Actor {
         let program = actor_program()?;
         let mut command = match place {
             Place::Kernel => Command::new(&program),
+            Place::Library => {
+                let mut command = Command::new(actor_with_library()?);
+                command.env("VSHMEM_RUNTIME_DIR", machine.runtime());
+                command
+            }
             Place::Host => machine.command(&["run", "--"]),
             Place::Local(domain) => machine.command(&["run", "--domain", domain, "--"]),
             Place::Uml(domain) => machine.command(&[
                 "vm", "run", "--port", "uml", "--domain", domain, "--mem", "128M", "--",
             ]),
         };
-        if place != Place::Kernel {
+        if !matches!(place, Place::Kernel | Place::Library) {
             command.arg(&program);
         }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;

@@ -12,6 +12,8 @@ pub enum Place {
     Kernel,
     /// On this host, in the domain `host`.
     Host,
+    /// On this host, in the domain `host`, by the C library instead of the preload library.
+    Library,
     /// On this host, in a local domain of its own.
     Local(&'static str),
     /// In a UML guest.

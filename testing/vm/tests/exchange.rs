@@ -142,6 +142,12 @@ fn two_processes_of_one_host() -> Result<()> {
 }
 
 #[test]
+fn the_c_library_and_the_preload_library() -> Result<()> {
+    exchange(Place::Library, Place::Host)?;
+    exchange(Place::Host, Place::Library)
+}
+
+#[test]
 fn two_local_domains() -> Result<()> {
     exchange(Place::Local("a"), Place::Local("b"))
 }

@@ -2,18 +2,20 @@
 //!
 //! Linux: include/uapi/linux/{ipc,shm,sem,msg}.h and asm-generic/*buf.h.
 
+#![allow(missing_docs)] // The fields are those of shmctl(2), semctl(2) and msgctl(2).
+
 use vshmem_wire::{Info, Perm, Pid, Stat, StatBody};
 
 /// `struct ipc_perm`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(crate) struct IpcPerm {
+pub struct IpcPerm {
     key: i32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+    pub uid: u32,
+    pub gid: u32,
     cuid: u32,
     cgid: u32,
-    pub(crate) mode: u32,
+    pub mode: u32,
     seq: u16,
     unused: [u16; 3],
     reserved: [u64; 2],
@@ -37,53 +39,53 @@ impl From<&Perm> for IpcPerm {
 /// `struct shmid_ds`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(crate) struct ShmidDs {
-    pub(crate) perm: IpcPerm,
-    pub(crate) segsz: u64,
-    pub(crate) atime: i64,
-    pub(crate) dtime: i64,
-    pub(crate) ctime: i64,
-    pub(crate) cpid: i32,
-    pub(crate) lpid: i32,
-    pub(crate) nattch: u64,
+pub struct ShmidDs {
+    pub perm: IpcPerm,
+    pub segsz: u64,
+    pub atime: i64,
+    pub dtime: i64,
+    pub ctime: i64,
+    pub cpid: i32,
+    pub lpid: i32,
+    pub nattch: u64,
     reserved: [u64; 2],
 }
 
 /// `struct semid_ds`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(crate) struct SemidDs {
-    pub(crate) perm: IpcPerm,
-    pub(crate) otime: i64,
+pub struct SemidDs {
+    pub perm: IpcPerm,
+    pub otime: i64,
     #[cfg(target_arch = "x86_64")]
     reserved1: u64,
-    pub(crate) ctime: i64,
+    pub ctime: i64,
     #[cfg(target_arch = "x86_64")]
     reserved2: u64,
-    pub(crate) nsems: u64,
+    pub nsems: u64,
     reserved: [u64; 2],
 }
 
 /// `struct msqid_ds`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(crate) struct MsqidDs {
-    pub(crate) perm: IpcPerm,
-    pub(crate) stime: i64,
-    pub(crate) rtime: i64,
-    pub(crate) ctime: i64,
-    pub(crate) cbytes: u64,
-    pub(crate) qnum: u64,
-    pub(crate) qbytes: u64,
-    pub(crate) lspid: i32,
-    pub(crate) lrpid: i32,
+pub struct MsqidDs {
+    pub perm: IpcPerm,
+    pub stime: i64,
+    pub rtime: i64,
+    pub ctime: i64,
+    pub cbytes: u64,
+    pub qnum: u64,
+    pub qbytes: u64,
+    pub lspid: i32,
+    pub lrpid: i32,
     reserved: [u64; 2],
 }
 
 /// `struct shminfo`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(crate) struct Shminfo {
+pub struct Shminfo {
     shmmax: u64,
     shmmin: u64,
     shmmni: u64,
@@ -95,7 +97,7 @@ pub(crate) struct Shminfo {
 /// `struct shm_info`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(crate) struct ShmInfo {
+pub struct ShmInfo {
     used_ids: i32,
     shm_tot: u64,
     shm_rss: u64,
@@ -107,7 +109,7 @@ pub(crate) struct ShmInfo {
 /// `struct seminfo`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(crate) struct Seminfo {
+pub struct Seminfo {
     semmap: i32,
     semmni: i32,
     semmns: i32,
@@ -123,7 +125,7 @@ pub(crate) struct Seminfo {
 /// `struct msginfo`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(crate) struct Msginfo {
+pub struct Msginfo {
     msgpool: i32,
     msgmap: i32,
     msgmax: i32,
@@ -148,12 +150,12 @@ const _: () = {
 };
 
 /// A pid as the reader's domain sees it.
-pub(crate) fn pid(pid: Pid, domain: u16) -> i32 {
+pub fn pid(pid: Pid, domain: u16) -> i32 {
     if pid.domain == domain { pid.pid as i32 } else { 0 }
 }
 
 /// `shmid_ds` of a segment, for a reader in `domain`.
-pub(crate) fn shmid_ds(stat: &Stat, domain: u16) -> Option<ShmidDs> {
+pub fn shmid_ds(stat: &Stat, domain: u16) -> Option<ShmidDs> {
     let StatBody::Shm {
         segsz,
         atime,
@@ -179,7 +181,7 @@ pub(crate) fn shmid_ds(stat: &Stat, domain: u16) -> Option<ShmidDs> {
 }
 
 /// `semid_ds` of a set.
-pub(crate) fn semid_ds(stat: &Stat) -> Option<SemidDs> {
+pub fn semid_ds(stat: &Stat) -> Option<SemidDs> {
     let StatBody::Sem { nsems, otime } = stat.body else {
         return None;
     };
@@ -193,7 +195,7 @@ pub(crate) fn semid_ds(stat: &Stat) -> Option<SemidDs> {
 }
 
 /// `msqid_ds` of a queue, for a reader in `domain`.
-pub(crate) fn msqid_ds(stat: &Stat, domain: u16) -> Option<MsqidDs> {
+pub fn msqid_ds(stat: &Stat, domain: u16) -> Option<MsqidDs> {
     let StatBody::Msg {
         cbytes,
         qnum,
@@ -225,7 +227,7 @@ fn int(number: u64) -> i32 {
 }
 
 /// `shminfo`.
-pub(crate) fn shminfo(info: &Info) -> Shminfo {
+pub fn shminfo(info: &Info) -> Shminfo {
     Shminfo {
         shmmax: info.limits.shmmax,
         shmmin: 1,
@@ -237,7 +239,7 @@ pub(crate) fn shminfo(info: &Info) -> Shminfo {
 }
 
 /// `shm_info`.
-pub(crate) fn shm_info(info: &Info) -> ShmInfo {
+pub fn shm_info(info: &Info) -> ShmInfo {
     ShmInfo {
         used_ids: int(info.used.into()),
         shm_tot: info.units,
@@ -247,7 +249,7 @@ pub(crate) fn shm_info(info: &Info) -> ShmInfo {
 }
 
 /// `seminfo`, by IPC_INFO or, with what is in use, by SEM_INFO.
-pub(crate) fn seminfo(info: &Info, in_use: bool) -> Seminfo {
+pub fn seminfo(info: &Info, in_use: bool) -> Seminfo {
     let limits = &info.limits;
     let most = int(limits.semmns.into());
     Seminfo {
@@ -265,7 +267,7 @@ pub(crate) fn seminfo(info: &Info, in_use: bool) -> Seminfo {
 }
 
 /// `msginfo`, by IPC_INFO or, with what is in use, by MSG_INFO.
-pub(crate) fn msginfo(info: &Info, in_use: bool) -> Msginfo {
+pub fn msginfo(info: &Info, in_use: bool) -> Msginfo {
     let limits = &info.limits;
     let bytes = int(limits.msgmnb.into());
     let pool = u64::from(limits.msgmni) * u64::from(limits.msgmnb) / 1024;
