@@ -30,6 +30,7 @@ fn actor_with_library() -> Result<PathBuf> {
     let header = concat!(env!("CARGO_MANIFEST_DIR"), "/../../client/capi/include/vshmem.h");
     let folder = built().display().to_string();
     let flags = [
+        "-D_GNU_SOURCE",
         "-DVSHMEM_REPLACE_SYSV",
         "-include",
         header,
