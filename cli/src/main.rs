@@ -12,6 +12,14 @@
 //!
 //! Every command works over the daemon's socket as any client does; nothing here knows a construct's memory.
 
+/// Prints a line for a command that cleans up after itself: a reader that leaves early neither ends it nor makes it panic.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($part)*);
+    }};
+}
+
 mod arguments;
 mod backend;
 mod commands;

@@ -71,16 +71,16 @@ fn micro(options: &Micro) -> Outcome {
             .find(|port| options.guests.as_deref() == Some(port)),
     };
     if !options.json {
-        println!("{}", Row::heading());
+        say!("{}", Row::heading());
     }
     let mut tell = |row: &Row| {
         if options.json {
             match serde_json::to_string(row) {
-                Ok(line) => println!("{line}"),
+                Ok(line) => say!("{line}"),
                 Err(error) => eprintln!("vshmem: {}: {error}", row.name),
             }
         } else {
-            println!("{}", row.line());
+            say!("{}", row.line());
         }
     };
     vshmem_bench::micro(&all, &mut tell).map_err(|error| Trouble::new("bench", format!("{error:#}")))?;

@@ -89,20 +89,21 @@ pub(crate) fn run(settings: &Settings) -> Outcome {
     while let Some(event) = next(&heard, &stop, began + LIMIT)? {
         match event {
             Event::Line(party, line) => narrate(party, &line, &mut figures, began),
+            Event::Complaint(party, line) => eprintln!("{}: {line}", DOMAINS[party]),
             Event::Silent(party) => parties[party].ended_well()?,
         }
     }
     drop(parties);
     drop(backend);
     results(port.as_deref(), &figures);
-    println!("\nCleaned up. {:.0} s in all.", began.elapsed().as_secs_f64());
+    say!("\nCleaned up. {:.0} s in all.", began.elapsed().as_secs_f64());
     if settings.json {
         let unit = |micros: &f64| serde_json::json!({"unit": "us", "value": micros});
         let all: BTreeMap<_, _> = figures
             .iter()
             .map(|(name, micros)| (name, unit(micros)))
             .collect();
-        println!("{}", serde_json::json!(all));
+        say!("{}", serde_json::json!(all));
     }
     Ok(if figures.len() == 3 { 0 } else { FAILED })
 }
@@ -115,8 +116,8 @@ fn choose(asked: &str) -> Result<Option<String>, Trouble> {
     match crate::commands::vm::port(asked) {
         Ok(port) => Ok(Some(port)),
         Err(why) if asked == "auto" => {
-            println!("No virtual machine can be booted here: {}.", why.why());
-            println!("Two containers take their place: one kernel, but System V IPC of their own.");
+            say!("No virtual machine can be booted here: {}.", why.why());
+            say!("Two containers take their place: one kernel, but System V IPC of their own.");
             Ok(None)
         }
         Err(why) => Err(why),
@@ -124,7 +125,7 @@ fn choose(asked: &str) -> Result<Option<String>, Trouble> {
 }
 
 fn heading(text: &str) {
-    println!("\n=== {text}");
+    say!("\n=== {text}");
 }
 
 /// Where the scripts run.
@@ -279,14 +280,14 @@ fn kernel(
     loop {
         match next(&heard, stop, until)? {
             Some(Event::Line(0, line)) => figure(figures, "kernel", &line),
-            Some(Event::Line(_, line)) => println!("    {line}"),
+            Some(Event::Line(_, line) | Event::Complaint(_, line)) => say!("    {line}"),
             Some(Event::Silent(_)) => {}
             None => break,
         }
     }
     drop((ping, pong));
     if let Some(micros) = figures.get("kernel") {
-        println!("    round trip {micros:.2} µs");
+        say!("    round trip {micros:.2} µs");
     }
     Ok(())
 }
@@ -318,7 +319,7 @@ fn narrate(party: usize, line: &str, figures: &mut BTreeMap<String, f64>, began:
     {
         figure(figures, name, text);
     } else {
-        println!(
+        say!(
             "{:>6.1} s  {} │ {}",
             began.elapsed().as_secs_f64(),
             DOMAINS[party],
@@ -336,7 +337,7 @@ fn figure(figures: &mut BTreeMap<String, f64>, name: &str, text: &str) {
         Some(micros) => {
             figures.insert(name.to_owned(), micros);
         }
-        None => println!("    {text}"),
+        None => say!("    {text}"),
     }
 }
 
@@ -369,7 +370,7 @@ fn results(port: Option<&str>, figures: &BTreeMap<String, f64>) {
         ("tcp", format!("64 bytes over TCP, between {between}")),
     ] {
         let Some(micros) = figures.get(name) else {
-            println!("{:>10}     {words}", "not known");
+            say!("{:>10}     {words}", "not known");
             continue;
         };
         let ratio = match ours {
@@ -378,10 +379,10 @@ fn results(port: Option<&str>, figures: &BTreeMap<String, f64>) {
             }
             _ => String::new(),
         };
-        println!("{micros:>10.2} µs  {words}{ratio}");
+        say!("{micros:>10.2} µs  {words}{ratio}");
     }
     if port.is_some() {
-        println!(
+        say!(
             "TCP takes several system calls a turn, and those are slow in a User Mode Linux guest; hypervisors differ here."
         );
     }

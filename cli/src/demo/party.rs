@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 pub(crate) enum Event {
     /// It printed a line.
     Line(usize, String),
+    /// It printed a line on standard error.
+    Complaint(usize, String),
     /// All its output has arrived.
     Silent(usize),
 }
@@ -38,10 +40,20 @@ impl Party {
             .spawn()
             .map_err(|error| Trouble::new(format!("domain {name}"), error))?;
         if let Some(stream) = child.stdout.take() {
-            forward(number, stream, events.clone(), true);
+            forward(
+                stream,
+                events.clone(),
+                move |line| Event::Line(number, line),
+                Some(Event::Silent(number)),
+            );
         }
         if let Some(stream) = child.stderr.take() {
-            forward(number, stream, events.clone(), false);
+            forward(
+                stream,
+                events.clone(),
+                move |line| Event::Complaint(number, line),
+                None,
+            );
         }
         Ok(Party { name, child })
     }
@@ -86,15 +98,21 @@ impl Drop for Party {
     }
 }
 
-fn forward(number: usize, stream: impl Read + Send + 'static, events: Sender<Event>, last: bool) {
+/// Hands a stream's lines on, from a thread of its own, and `last` after them.
+fn forward(
+    stream: impl Read + Send + 'static,
+    events: Sender<Event>,
+    event: impl Fn(String) -> Event + Send + 'static,
+    last: Option<Event>,
+) {
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            if events.send(Event::Line(number, line)).is_err() {
+            if events.send(event(line)).is_err() {
                 return;
             }
         }
-        if last {
-            let _ = events.send(Event::Silent(number));
+        if let Some(last) = last {
+            let _ = events.send(last);
         }
     });
 }
