@@ -194,6 +194,45 @@ fn run_serve_brings_its_own_back_end_and_takes_it_away() {
 }
 
 #[test]
+fn a_file_for_each_construct_works_as_a_pool_does_and_admits_no_guest() {
+    let daemon = Daemon::start_with(&["--group-memory", "memfd"]);
+    assert_eq!(daemon.json(&["status"])["pool"]["bytes"], 0);
+    let made = daemon.ok(&[
+        "run",
+        "--",
+        "sh",
+        "-c",
+        "ipcmk -M 4096; ipcmk -Q; ipcs -m | grep -c 0x",
+    ]);
+    assert!(made.ends_with("\n1\n"), "{made}");
+    let refused = finish(
+        &mut daemon.vshmem(&["vm", "run", "--domain", "a", "--", "true"]),
+        LIMIT,
+    );
+    assert_eq!(refused.status.code(), Some(125), "{}", err(&refused));
+}
+
+#[test]
+fn a_wrong_configuration_is_named() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let file = folder.path().join("vshmem.toml");
+    std::fs::write(&file, "[group]\nnonsense = 1\n").expect("written");
+    let output = finish(
+        support::vshmem(&["serve", "--config"])
+            .arg(&file)
+            .arg("--runtime-dir")
+            .arg(folder.path()),
+        LIMIT,
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("vshmem.toml") && err(&output).contains("nonsense"),
+        "{}",
+        err(&output)
+    );
+}
+
+#[test]
 fn serve_ends_cleanly_when_told() {
     let mut daemon = Daemon::start();
     daemon.ok(&["ipcmk", "-M", "4096"]);

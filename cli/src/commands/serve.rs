@@ -28,6 +28,18 @@ pub(crate) struct Serve {
     /// Size of the pool [default: as the configuration says, else 1G]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pool: Option<u64>,
+    /// Where constructs lie: in one pool, which guests can join, or in a sealed memory file each, for this kernel's processes only
+    #[arg(long, value_name = "KIND")]
+    group_memory: Option<GroupMemory>,
+}
+
+/// What `--group-memory` takes, as the configuration's `memory` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum GroupMemory {
+    /// One pool
+    Pool,
+    /// A file each
+    Memfd,
 }
 
 /// Runs the command.
@@ -36,6 +48,7 @@ pub(crate) fn run(options: &Serve) -> Outcome {
         config: options.config.clone(),
         runtime_dir: options.runtime_dir.clone(),
         pool: options.pool,
+        pooled: options.group_memory.map(|memory| memory == GroupMemory::Pool),
     };
     vshmem_daemon::serve(all).map_err(|error| Trouble::new("serve", format!("{error:#}")))?;
     Ok(0)

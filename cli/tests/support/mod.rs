@@ -89,10 +89,16 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts one and waits until it answers. Builds the preload library beside the command, which `cargo test` alone does not.
     pub(crate) fn start() -> Daemon {
+        Daemon::start_with(&[])
+    }
+
+    /// Starts one with more options.
+    pub(crate) fn start_with(options: &[&str]) -> Daemon {
         build_preload();
         let folder = tempfile::tempdir().expect("temporary folder");
         let child = vshmem(&["serve", "--runtime-dir"])
             .arg(folder.path())
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()

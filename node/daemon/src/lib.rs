@@ -40,6 +40,8 @@ pub struct ServeOptions {
     pub runtime_dir: Option<PathBuf>,
     /// Size of the pool in bytes, over what the file says.
     pub pool: Option<u64>,
+    /// Whether constructs lie in one pool, which guests can join, or in a file each; over what the file says.
+    pub pooled: Option<bool>,
 }
 
 /// What `vshmem join` is told.
@@ -92,6 +94,9 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let mut config = Config::read(options.config.as_deref(), options.runtime_dir.as_deref())?;
     if let Some(pool) = options.pool {
         config.group.pool = pool;
+    }
+    if let Some(pooled) = options.pooled {
+        config.group.memory = if pooled { config::Memory::Pool } else { config::Memory::Memfd };
     }
     start_logging(&config.log);
     let (lock, made) = sockets::lock(&config.runtime_dir)?;
