@@ -21,7 +21,7 @@ const MSG_STAT_ANY: i32 = 13;
 #[inline(always)]
 pub unsafe fn send(id: i32, message: *const c_void, bytes: usize, flags: i32) -> Result<i32> {
     let mtype = edge::read(message.cast::<c_long>())?;
-    if mtype < 1 || isize::try_from(bytes).is_err() {
+    if mtype < 1 || bytes > LONGEST {
         return Err(Errno::EINVAL);
     }
     // SAFETY: promised by the caller. The bytes are only read, by the audited copy.

@@ -52,3 +52,13 @@ fn threads_come_and_go() {
 fn permission_is_the_present_users() {
     both("identity");
 }
+
+#[test]
+fn death_in_the_middle_of_things_leaves_nothing_behind() {
+    both("deaths");
+}
+
+#[test]
+fn threads_forks_and_signals_may_come_together() {
+    both("storm");
+}

@@ -2,7 +2,7 @@
 
 mod daemon;
 
-use daemon::{Daemon, compile, finish, preload};
+use daemon::{Daemon, compile, compile_as, finish, preload};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -53,6 +53,18 @@ fn keys_that_are_not_vshmems_go_to_the_kernel() {
     let program = compile("routes", daemon.folder());
     let mut command = daemon.command(program);
     finish(command.env("VSHMEM_KEYS", "0x5ee0-0x5eef,0x77770000"), PATIENCE).expect_success("routes");
+}
+
+#[test]
+fn plug_ins_loaded_with_deepbind_are_served_too() {
+    let daemon = Daemon::start();
+    let program = compile("plugin", daemon.folder());
+    let plugin = compile_as(
+        "plugin",
+        &daemon.folder().join("plugin.so"),
+        &["-shared", "-fPIC", "-DPLUGIN"],
+    );
+    finish(daemon.command(program).arg(plugin), PATIENCE).expect_success("a plug-in");
 }
 
 #[test]

@@ -85,9 +85,14 @@ pub(crate) fn is_still(descriptor: BorrowedFd<'_>, device: u64, inode: u64) -> b
     fstat(descriptor).is_ok_and(|stat| stat.st_dev == device && stat.st_ino == inode)
 }
 
-/// The same descriptor with a high number.
+/// The same descriptor with a high number: as high as the process's limit allows.
 pub(crate) fn high(descriptor: OwnedFd) -> OwnedFd {
-    rustix::io::fcntl_dupfd_cloexec(&descriptor, HIGH).unwrap_or(descriptor)
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit
+        .and_then(|limit| i32::try_from(limit).ok())
+        .unwrap_or(i32::MAX);
+    let high = HIGH.min(limit.saturating_sub(limit / 8 + 1));
+    rustix::io::fcntl_dupfd_cloexec(&descriptor, high).unwrap_or(descriptor)
 }
 
 /// Sends one datagram, blocking.

@@ -118,18 +118,23 @@ impl Drop for Daemon {
 
 /// Compiles a C program of this folder.
 pub(crate) fn compile(name: &str, into: &Path) -> PathBuf {
+    compile_as(name, &into.join(name), &[])
+}
+
+/// Compiles a C program of this folder, with options of its own.
+pub(crate) fn compile_as(name: &str, to: &Path, options: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/programs")
         .join(format!("{name}.c"));
-    let program = into.join(name);
     let status = Command::new("gcc")
         .args(["-Wall", "-Wextra", "-Werror", "-O1", "-g", "-pthread", "-o"])
-        .arg(&program)
+        .arg(to)
+        .args(options)
         .arg(source)
         .status()
         .expect("gcc is needed for this test");
     assert!(status.success());
-    program
+    to.to_owned()
 }
 
 /// What a program that ended, or was ended, left.
