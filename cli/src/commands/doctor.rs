@@ -212,7 +212,7 @@ fn barrier() -> Check {
         Check::new(
             "memory barrier",
             State::Absent,
-            "no membarrier: full fences are used, a little slower",
+            "the kernel has no membarrier (Linux 4.14 and later have it)",
             "",
         )
     }
