@@ -62,3 +62,10 @@ fn death_in_the_middle_of_things_leaves_nothing_behind() {
 fn threads_forks_and_signals_may_come_together() {
     both("storm");
 }
+
+#[test]
+fn what_need_not_wait_makes_no_system_call_and_allocates_nothing() {
+    let daemon = Daemon::start();
+    let program = compile("quiet", daemon.folder());
+    finish(&mut daemon.command(program), PATIENCE).expect_success("on Vshmem");
+}
