@@ -96,7 +96,11 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
         config.group.pool = pool;
     }
     if let Some(pooled) = options.pooled {
-        config.group.memory = if pooled { config::Memory::Pool } else { config::Memory::Memfd };
+        config.group.memory = if pooled {
+            config::Memory::Pool
+        } else {
+            config::Memory::Memfd
+        };
     }
     start_logging(&config.log);
     let (lock, made) = sockets::lock(&config.runtime_dir)?;
@@ -144,16 +148,16 @@ pub fn join(options: JoinOptions, given: Option<Given>) -> anyhow::Result<()> {
         log: "warn".into(),
     };
     start_logging(&setup.log);
+    if given.is_none() {
+        // What is missing is better said before there is a daemon.
+        drop(vshmem_port_select::guest(&setup.port)?);
+    }
     let (lock, made) = sockets::lock(&setup.runtime_dir)?;
     setup.made_dir = made;
     let mut kept: Vec<(String, OwnedFd)> = Vec::new();
-    match given {
-        Some(Given { stream, pool }) => {
-            kept.push((frontend::STREAM.into(), stream));
-            kept.push((frontend::POOL.into(), pool));
-        }
-        // What is missing is better said before there is a daemon.
-        None => drop(vshmem_port_select::guest(&setup.port)?),
+    if let Some(Given { stream, pool }) = given {
+        kept.push((frontend::STREAM.into(), stream));
+        kept.push((frontend::POOL.into(), pool));
     }
     let dir = setup.runtime_dir.clone();
     keep(Role::Join(setup), lock, kept, &dir, made, Vec::new())
