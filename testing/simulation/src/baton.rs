@@ -25,7 +25,7 @@ const STEPS: u64 = 4_000_000;
 /// One step in so many gives the baton on.
 const SWITCH: usize = 6;
 /// One step in so many is somebody's last.
-const DEATH: usize = 1500;
+const DEATH: usize = 350;
 
 /// Why a thread unwinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +170,22 @@ impl Sim {
         if self.traced {
             let (step, what) = (self.state().report.steps, what());
             eprintln!("{step:>8} {me} {what}");
+        }
+    }
+
+    /// Says who changes a word that somebody sleeps on, if asked to.
+    pub(crate) fn trace_word(&self, thread: Option<usize>, place: usize, value: u32) {
+        if !self.traced {
+            return;
+        }
+        let state = self.state();
+        let watches = |s: &Status| matches!(s, Status::Sleeping { place: at, .. } if *at == place);
+        let sleeper = state.status.iter().position(watches);
+        drop(state);
+        if let Some(sleeper) = sleeper {
+            self.trace(thread.unwrap_or(BACKEND), || {
+                format!("{value} into the word that {sleeper} sleeps on")
+            });
         }
     }
 
@@ -329,6 +345,9 @@ impl Sim {
             {
                 state.woke[thread] = Slept::Look;
                 state.status[thread] = Status::Ready;
+                if self.traced {
+                    eprintln!("{:>8} . wakes {thread}", state.report.steps);
+                }
             }
         }
     }

@@ -98,6 +98,7 @@ impl Words for Mapped<'_> {
     }
     fn store32(&self, at: usize, value: u32, order: Ordering) {
         if let Some(place) = self.access(at, 4) {
+            self.sim.trace_word(self.thread, place, value);
             self.sim.pool.store32(place, value, order);
         }
     }
@@ -110,6 +111,7 @@ impl Words for Mapped<'_> {
         f: Ordering,
     ) -> Result<u32, u32> {
         let place = self.access(at, 4).ok_or(0u32)?;
+        self.sim.trace_word(self.thread, place, new);
         self.sim.pool.compare_exchange32(place, current, new, s, f)
     }
     fn load64(&self, at: usize, order: Ordering) -> u64 {
