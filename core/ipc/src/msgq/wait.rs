@@ -152,18 +152,16 @@ impl<'a, W: Words> Queue<'a, W> {
         // Rubbish among the blocks of slots ends the walk: those beyond it look for themselves, later.
         let _: Result<(), Corrupt> = view.for_each_slot(|unit| {
             let at = unit.at(slot::STATE);
-            if self.words.load32(at, Ordering::SeqCst) == slot::SLEEPING
-                && self
+            // SeqCst: [remove].
+            let state = self.words.load32(at, Ordering::SeqCst);
+            if state == slot::SLEEPING {
+                let (success, failure) = (Ordering::SeqCst, Ordering::Relaxed);
+                let _ = self
                     .words
-                    .compare_exchange32(
-                        at,
-                        slot::SLEEPING,
-                        slot::QUEUED,
-                        Ordering::SeqCst,
-                        Ordering::Relaxed,
-                    )
-                    .is_ok()
-            {
+                    .compare_exchange32(at, slot::SLEEPING, slot::QUEUED, success, failure);
+            }
+            // Also those who are no longer SLEEPING: a former life of the back-end, or a granter, may have died before it woke them.
+            if state != slot::FREE && state != slot::LEFT {
                 world.wake(view.sleeper(unit));
             }
             Ok(())

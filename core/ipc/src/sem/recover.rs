@@ -307,7 +307,8 @@ impl<W: Words> SemSet<'_, W> {
             if queued(state) {
                 self.move_from_queued(at + slot::STATE, state::REMOVED);
                 world.wake(self.sleeper(at));
-            } else if let_go(state) {
+            } else if let_go(state) || state == state::REMOVED {
+                // REMOVED: a former life of the back-end may have been killed before it woke this one.
                 world.wake(self.sleeper(at));
             }
         });
