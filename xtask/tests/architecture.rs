@@ -10,7 +10,7 @@ use std::process::Command;
 const LONG_FILE: usize = 700;
 const LONG_FUNCTION: usize = 70;
 /// How many there are. Lower these whenever the test says that there are fewer; never raise them: split the file or the function instead.
-const LONG_FILES: isize = 1;
+const LONG_FILES: isize = 0;
 const LONG_FUNCTIONS: isize = 9;
 
 /// Names that say nothing.

@@ -24,8 +24,8 @@ pub(crate) const BACKEND: usize = 0;
 const STEPS: u64 = 4_000_000;
 /// One step in so many gives the baton on.
 const SWITCH: usize = 6;
-/// One step in so many is somebody's last.
-const DEATH: usize = 350;
+/// One step in so many is somebody's last; the seed says which.
+const DEATH: [usize; 2] = [400, 1500];
 
 /// Why a thread unwinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +113,7 @@ pub(crate) struct State {
     pub(crate) disk: Disk,
     pub(crate) ledger: Ledger,
     pub(crate) pids: u32,
+    death: usize,
 }
 
 /// A simulation.
@@ -152,6 +153,7 @@ impl Sim {
                 disk: Disk::new(&mut rng),
                 ledger: Ledger::default(),
                 pids: 100,
+                death: DEATH[rng.below(2)],
                 rng,
             }),
             turns: (0..threads).map(|_| Condvar::new()).collect(),
@@ -224,7 +226,8 @@ impl Sim {
         let turn = state.turn as u64;
         let print = &mut state.report.fingerprint;
         *print = print.wrapping_mul(31).wrapping_add(turn);
-        if state.rng.one_in(DEATH) {
+        let death = state.death;
+        if state.rng.one_in(death) {
             state.doom_somebody();
         }
         let switch = state.rng.one_in(SWITCH);

@@ -10,7 +10,7 @@
 //! | `baton` | who runs, who sleeps, who dies |
 //! | `memory` | construct memory, with a step of the simulation at each access |
 //! | `backend` | the back-end: log, effects, sweeps |
-//! | `process` | what processes do |
+//! | `process`, `caller` | what processes do, and how the algorithms see them |
 //! | `ledger` | what must hold |
 //!
 //! What must hold: tokens taken with SEM_UNDO come back exactly once; transfers between semaphores keep their sum; one process at a time is inside a mutex;
@@ -20,6 +20,7 @@
 
 mod backend;
 mod baton;
+mod caller;
 mod ledger;
 mod memory;
 mod process;

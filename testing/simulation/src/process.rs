@@ -3,21 +3,21 @@
 //! Every process uses the same few keys. It may die, or be replaced by exec, at any access; the harness notes what it was about beforehand and what came of it
 //! afterwards, with no step in between.
 
-use crate::baton::{Doom, Doomed, Sim, Status, What, home};
+use crate::baton::{Doom, Doomed, Sim, What, home};
+use crate::caller::Caller;
 use crate::ledger::{Begun, Fate, INITIAL, NSEMS, SetAccount};
 use crate::memory::Mapped;
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use vshmem_ipc::Control;
 use vshmem_ipc::msgq::{MsgError, Queue, ReceiveFlags};
 use vshmem_ipc::sem::{SemError, SemSet};
 use vshmem_ipc::sysv::{IPC_NOWAIT, SEM_UNDO, SemBuf};
-use vshmem_ipc::{Control, LockWait, Me, Owner, Sleeper, Slept, Spin, World};
 use vshmem_registry::Done;
 use vshmem_wire::stream::Connected;
 use vshmem_wire::{Credentials, Extent, Kind, Reply, Request};
-use vshmem_words::{Ordering, Words};
 
 /// What a thread's processes do, all together.
 const ACTIONS: u32 = 40;
@@ -27,7 +27,7 @@ const CREAT: i32 = 0o1000;
 const EXCL: i32 = 0o2000;
 const EINVAL: i32 = 22;
 const EEXIST: i32 = 17;
-const EIDRM: i32 = 43;
+pub(crate) const EIDRM: i32 = 43;
 const ENOMEM: i32 = 12;
 
 /// What a panic says.
@@ -138,13 +138,13 @@ struct Attached {
 }
 
 /// A process image.
-struct Image<'a> {
-    sim: &'a Sim,
-    me: usize,
-    pid: u32,
-    domain: u16,
-    space: u16,
-    numbers: Connected,
+pub(crate) struct Image<'a> {
+    pub(crate) sim: &'a Sim,
+    pub(crate) me: usize,
+    pub(crate) pid: u32,
+    pub(crate) domain: u16,
+    pub(crate) space: u16,
+    pub(crate) numbers: Connected,
     seq: Cell<u64>,
     attached: BTreeMap<(Kind, i32), Attached>,
 }
@@ -164,7 +164,7 @@ impl Image<'_> {
         self.sim.below(bound)
     }
 
-    fn request(&self, body: Request) -> Result<Done, i32> {
+    pub(crate) fn request(&self, body: Request) -> Result<Done, i32> {
         self.seq.set(self.seq.get() + 1);
         let what = What::Request(self.numbers.client, self.seq.get(), body);
         self.sim.ask(self.me, what).map_err(|failure| failure.errno)
@@ -678,93 +678,5 @@ pub(crate) fn number_of(text: &[u8]) -> Result<u64, String> {
             "a message came damaged: {} bytes, number {number:?}",
             text.len()
         )),
-    }
-}
-
-/// A process in an operation.
-struct Caller<'a, 'w> {
-    image: &'a Image<'a>,
-    kind: Kind,
-    id: i32,
-    serial: u64,
-    words: &'w Mapped<'w>,
-}
-
-impl World for Caller<'_, '_> {
-    fn me(&self) -> Me {
-        let image = self.image;
-        Me {
-            client: image.numbers.client,
-            thread: 1,
-            domain: image.domain,
-            pid: image.pid,
-            undo: image.numbers.undo,
-            space: image.space,
-            ticket: if image.space == 0 { 0 } else { image.me as u32 },
-            place: image.me as u16,
-        }
-    }
-
-    fn seconds(&self) -> u64 {
-        self.image.sim.state().seconds
-    }
-
-    fn spin(&self, turn: u32, _: u16) -> Spin {
-        if std::thread::panicking() || turn > 1 {
-            return Spin::Enough;
-        }
-        self.image.sim.give_way(self.image.me);
-        Spin::Again
-    }
-
-    fn lock_wait(&self, owner: Owner, turn: u32) -> LockWait {
-        if std::thread::panicking() {
-            return LockWait::Busy;
-        }
-        self.image.sim.give_way(self.image.me);
-        if turn % 30 == 29 {
-            let stuck = Request::LockStuck {
-                kind: self.kind,
-                id: self.id,
-                owner: owner.0,
-            };
-            if self.image.request(stuck) == Err(EIDRM) {
-                return LockWait::Busy;
-            }
-        }
-        LockWait::Again
-    }
-
-    fn sleep(&self, at: usize, expected: u32) -> Slept {
-        let (sim, me) = (self.image.sim, self.image.me);
-        let Some(place) = self.words.place(at).filter(|_| !std::thread::panicking()) else {
-            return Slept::TimedOut;
-        };
-        // A futex: nothing comes between the look and the sleep.
-        if sim.pool.load32(place, Ordering::SeqCst) != expected {
-            return Slept::Look;
-        }
-        match sim.below(40) {
-            0 => Slept::Interrupted,
-            1 => Slept::Look,
-            _ => sim.block(
-                me,
-                Status::Sleeping {
-                    serial: self.serial,
-                    at,
-                    place,
-                    expected,
-                    space: self.image.space,
-                },
-            ),
-        }
-    }
-
-    fn wake(&self, sleeper: Sleeper) {
-        if !std::thread::panicking() {
-            self.image.sim.wake(self.serial, sleeper);
-            // A bell costs time: others come in between.
-            self.image.sim.step(self.image.me);
-        }
     }
 }
