@@ -71,7 +71,7 @@ fn spinning(
         ("msg_pingpong_64", 1.25),
     ];
     for (i, (name, most)) in names.into_iter().enumerate().filter(|(_, (n, _))| wanted(n)) {
-        let n = iterations(options, 20_000);
+        let n = iterations(options, 50_000);
         let key = key + 2 * i as i32;
         let mut against_native = Vec::new();
         let mut against_tcp = Vec::new();

@@ -63,20 +63,29 @@ fn timed(work: impl FnOnce() -> Result<()>) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
+/// Rounds that two parties make before the clock starts, so that neither's start-up, page faults and first scheduling are measured.
+const TOGETHER: u64 = 200;
+
+/// Times `n` rounds of a loop with two parties, after some that are not measured. `step` is given the round's number, from 1.
+fn timed_rounds(n: u64, mut step: impl FnMut(u64) -> Result<()>) -> Result<Duration> {
+    for i in 1..=TOGETHER {
+        step(i)?;
+    }
+    timed(|| (TOGETHER + 1..=TOGETHER + n).try_for_each(step))
+}
+
 /// A cache line each way: role 0 writes i and waits for i to come back.
 fn shm_pingpong(role: u32, key: i32, n: u64) -> Result<Duration> {
     let segment = Segment::attach(key, 4096)?;
     let (mine, yours) = if role == 0 { (0, 1) } else { (1, 0) };
     let base = segment.line(mine).load(Ordering::Relaxed);
-    timed(|| {
-        for i in 1..=n {
-            if role == 0 {
-                segment.line(mine).store(base + i, Ordering::Release);
-                await_value(segment.line(yours), base + i);
-            } else {
-                await_value(segment.line(yours), base + i);
-                segment.line(mine).store(base + i, Ordering::Release);
-            }
+    timed_rounds(n, |i| {
+        if role == 0 {
+            segment.line(mine).store(base + i, Ordering::Release);
+            await_value(segment.line(yours), base + i);
+        } else {
+            await_value(segment.line(yours), base + i);
+            segment.line(mine).store(base + i, Ordering::Release);
         }
         Ok(())
     })
@@ -123,15 +132,13 @@ fn sem_handoff(role: u32, key: i32, n: u64) -> Result<Duration> {
     let set = Sem::get(key, 2)?;
     let (mine, yours) = if role == 0 { (0, 1) } else { (1, 0) };
     let (mut give, mut take) = ([sembuf(mine, 1, 0)], [sembuf(yours, -1, 0)]);
-    timed(|| {
-        for _ in 0..n {
-            if role == 0 {
-                set.op(&mut give)?;
-                set.op(&mut take)?;
-            } else {
-                set.op(&mut take)?;
-                set.op(&mut give)?;
-            }
+    timed_rounds(n, |_| {
+        if role == 0 {
+            set.op(&mut give)?;
+            set.op(&mut take)?;
+        } else {
+            set.op(&mut take)?;
+            set.op(&mut give)?;
         }
         Ok(())
     })
@@ -141,15 +148,13 @@ fn msg_pingpong(role: u32, key: i32, n: u64) -> Result<Duration> {
     let queue = Queue::get(key)?;
     let (mine, yours) = if role == 0 { (1, 2) } else { (2, 1) };
     let (out, mut into) = (Message::boxed(mine), Message::boxed(1));
-    timed(|| {
-        for _ in 0..n {
-            if role == 0 {
-                queue.send(&out, 64)?;
-            }
-            queue.receive(&mut into, 64, yours)?;
-            if role == 1 {
-                queue.send(&out, 64)?;
-            }
+    timed_rounds(n, |_| {
+        if role == 0 {
+            queue.send(&out, 64)?;
+        }
+        queue.receive(&mut into, 64, yours)?;
+        if role == 1 {
+            queue.send(&out, 64)?;
         }
         Ok(())
     })
@@ -236,15 +241,13 @@ fn tcp_pingpong(role: u32, port: i32, n: u64) -> Result<Duration> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut buffer = [0u8; 64];
-    timed(|| {
-        for _ in 0..n {
-            if role == 0 {
-                stream.write_all(&buffer)?;
-            }
-            stream.read_exact(&mut buffer)?;
-            if role == 1 {
-                stream.write_all(&buffer)?;
-            }
+    timed_rounds(n, |_| {
+        if role == 0 {
+            stream.write_all(&buffer)?;
+        }
+        stream.read_exact(&mut buffer)?;
+        if role == 1 {
+            stream.write_all(&buffer)?;
         }
         Ok(())
     })
