@@ -6,20 +6,17 @@
 //! returned to, and sets the thread's put-off flag, which ends a spin or a sleep with EINTR. At the section's end [`deliver`] restores the
 //! signal mask, upon which the kernel delivers what waits, with its siginfo, mask and stack as ever.
 //!
-//! Who may run when (a second signal may arrive while [`on_signal`] runs):
-//! 1. Second before the first has set the flag: the second sees no flag, stores the mask of the *first's* frame and blocks all. The first goes on,
-//!    still believes that it saw no flag, and stores the mask of the thread proper: right.
-//! 2. Second after the first has set the flag: it leaves the stored mask alone: right.
-//! 3. After the first has returned, everything is blocked: no second.
+//! The kernel is told to block everything while [`on_signal`] runs, so it is never interrupted by itself, and what it saves is the mask of the thread
+//! proper. A handler that is called at once first gets the mask that the program asked for: one system call for each signal.
 //!
-//! Faults (SIGSEGV and its like, raised by the thread's own instruction) are never put off.
+//! Faults (SIGSEGV and its like) are never put off.
 #![allow(unsafe_code)] // Works on signal contexts and calls handlers through pointers.
 
 use crate::raw::call4;
 use crate::thread::{self, Thread};
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 /// libc's own sigaction(2).
 pub type Sigaction = unsafe extern "C" fn(c_int, *const libc::sigaction, *mut libc::sigaction) -> c_int;
@@ -30,12 +27,14 @@ const SIGNALS: usize = 65;
 struct Action {
     handler: AtomicUsize,
     flags: AtomicI32,
+    mask: AtomicU64,
 }
 
 static ACTIONS: [Action; SIGNALS] = [const {
     Action {
         handler: AtomicUsize::new(0),
         flags: AtomicI32::new(0),
+        mask: AtomicU64::new(0),
     }
 }; SIGNALS];
 static REAL: AtomicUsize = AtomicUsize::new(0);
@@ -73,9 +72,10 @@ pub unsafe fn set(
         // SAFETY: promised by the caller.
         return unsafe { real(signal, new, old) };
     };
-    let (handler, flags) = (
+    let (handler, flags, mask) = (
         action.handler.load(Ordering::Relaxed),
         action.flags.load(Ordering::Relaxed),
+        action.mask.load(Ordering::Relaxed),
     );
     // SAFETY: promised by the caller; a null `new` only asks.
     let result = unsafe {
@@ -85,6 +85,9 @@ pub unsafe fn set(
             let mut wrapped = *new;
             action.handler.store(wrapped.sa_sigaction, Ordering::Relaxed);
             action.flags.store(wrapped.sa_flags, Ordering::Relaxed);
+            let mask = (&raw mut wrapped.sa_mask).cast::<u64>();
+            action.mask.store(*mask, Ordering::Relaxed);
+            *mask = !NEVER_BLOCKED;
             wrapped.sa_sigaction = on_signal as *const () as usize;
             wrapped.sa_flags = wrapped.sa_flags & !(libc::SA_RESETHAND | libc::SA_NODEFER) | libc::SA_SIGINFO;
             real(signal, &raw const wrapped, old)
@@ -95,6 +98,7 @@ pub unsafe fn set(
         if result == 0 && !old.is_null() && (*old).sa_sigaction == on_signal as *const () as usize {
             (*old).sa_sigaction = handler;
             (*old).sa_flags = flags;
+            *(&raw mut (*old).sa_mask).cast::<u64>() = mask;
         }
     }
     result
@@ -104,28 +108,22 @@ fn is_handler(handler: libc::sighandler_t) -> bool {
     handler != libc::SIG_DFL && handler != libc::SIG_IGN && handler != on_signal as *const () as usize
 }
 
-/// Whether the signal was raised by the thread's own instruction.
-fn is_fault(signal: c_int, code: c_int) -> bool {
-    let fault = matches!(
-        signal,
-        libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP
-    );
-    fault && code > 0
+/// Whether the signal is for faults. Those are never put off, not even when somebody sends one: they cannot be blocked.
+fn is_fault(signal: c_int) -> bool {
+    bit(signal) & NEVER_BLOCKED != 0
 }
 
 unsafe extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let thread = thread::current();
     // SAFETY: the kernel calls with valid pointers.
     unsafe {
-        if !thread.inside() || is_fault(signal, (*info).si_code) {
+        if !thread.inside() || is_fault(signal) {
             return call_handler(signal, info, context);
         }
         let mask = (&raw mut (*context.cast::<libc::ucontext_t>()).uc_sigmask).cast::<u64>();
-        let first = thread.put_off.swap(1, Ordering::Relaxed) == 0;
-        if first {
-            SAVED.with(|saved| *saved.0.get() = *mask);
-        }
+        SAVED.with(|saved| *saved.0.get() = *mask);
         *mask = !NEVER_BLOCKED;
+        thread.put_off.store(1, Ordering::Relaxed);
         crate::futex::leave_wait(context);
         let process = call4(libc::SYS_getpid, 0, 0, 0, 0);
         let id = call4(libc::SYS_gettid, 0, 0, 0, 0);
@@ -162,9 +160,16 @@ unsafe fn call_handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
                 real(signal, &raw const default, std::ptr::null_mut());
             }
         }
-        if flags & libc::SA_NODEFER != 0 {
-            change_mask(libc::SIG_UNBLOCK, bit(signal));
-        }
+        let interrupted = *(&raw const (*context.cast::<libc::ucontext_t>()).uc_sigmask).cast::<u64>();
+        let own = if flags & libc::SA_NODEFER != 0 {
+            0
+        } else {
+            bit(signal)
+        };
+        change_mask(
+            libc::SIG_SETMASK,
+            interrupted | action.mask.load(Ordering::Relaxed) | own,
+        );
         let handler: unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
             std::mem::transmute(handler);
         handler(signal, info, context);

@@ -120,6 +120,44 @@ static void a_thread_is_interrupted_alone(void) {
     CHECK(pthread_join(thread, NULL) == 0);
 }
 
+static void add(int s, siginfo_t *info, void *context) {
+    (void)s; (void)context;
+    value += info->si_value.sival_int;
+}
+static void *showers(void *target) {
+    pthread_t thread = *(pthread_t *)target;
+    for (int i = 0; i < 3000; i++) {
+        while (pthread_sigqueue(thread, SIGRTMIN + 1, (union sigval){.sival_int = 1})) usleep(10);
+        if (i % 3 == 0) pthread_kill(thread, SIGUSR1);
+        if (i % 7 == 0) pthread_kill(thread, SIGUSR2);
+    }
+    return NULL;
+}
+static void no_signal_of_a_shower_is_lost_and_the_mask_stays(void) {
+    catch(SIGUSR1, operate, 0);
+    catch(SIGUSR2, operate, SA_NODEFER);
+    struct sigaction action = {.sa_sigaction = add, .sa_flags = SA_SIGINFO | SA_RESTART}, old;
+    sigaddset(&action.sa_mask, SIGUSR1);
+    CHECK(sigaction(SIGRTMIN + 1, &action, NULL) == 0);
+    CHECK(sigaction(SIGRTMIN + 1, NULL, &old) == 0);
+    CHECK(sigismember(&old.sa_mask, SIGUSR1) && !sigismember(&old.sa_mask, SIGUSR2));
+    inner_errors = value = 0;
+    pthread_t self = pthread_self(), other;
+    CHECK(pthread_create(&other, NULL, showers, &self) == 0);
+    time_t end = time(NULL) + 20;
+    while (value < 3000 && time(NULL) < end) {
+        struct sembuf several[3] = {{0, 1, SEM_UNDO}, {1, 1, 0}, {0, -1, SEM_UNDO}}, wait = {1, -1, 0};
+        struct timespec little = {0, 100000};
+        CHECK(semop(set, several, 3) == 0 && op(set, 1, -1, IPC_NOWAIT) == 0);
+        CHECK(semtimedop(set, &wait, 1, &little) == -1 && (errno == EINTR || errno == EAGAIN));
+    }
+    CHECK(pthread_join(other, NULL) == 0);
+    CHECK(value == 3000 && inner_errors == 0 && semctl(set, 0, GETVAL) == 0);
+    sigset_t mask;
+    CHECK(sigprocmask(SIG_SETMASK, NULL, &mask) == 0);
+    for (int s = 1; s <= SIGRTMAX; s++) CHECK(sigismember(&mask, s) <= 0);
+}
+
 int main(void) {
     set = new_set(3);
     queue = msgget(IPC_PRIVATE, 0600);
@@ -129,6 +167,7 @@ int main(void) {
     a_handler_may_jump_out_of_a_wait();
     handlers_are_told_and_masks_restored();
     a_thread_is_interrupted_alone();
+    no_signal_of_a_shower_is_lost_and_the_mask_stays();
     CHECK(semctl(set, 0, IPC_RMID) == 0 && msgctl(queue, IPC_RMID, NULL) == 0);
     return 0;
 }
