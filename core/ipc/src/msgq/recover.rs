@@ -158,6 +158,9 @@ impl<W: Words> View<'_, W> {
             let tag = self.tag(unit)?;
             at += tag.size;
             if is_free(tag, dead) {
+                // Before it becomes part of a run: a slot of the dead may still name this block, and a later sweep, for somebody else, must not
+                // find there what it was.
+                self.set_tag(unit, Tag::new(tag.size, Use::Free, 0));
                 let run = match free {
                     Some(run) => Carved {
                         unit: run.unit,
