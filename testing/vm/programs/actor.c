@@ -157,8 +157,13 @@ static void msg(const char *verb, char **w)
 		long n = msgrcv(id, &message, number(w[1]), number(w[2]), number(w[3]));
 		if (n < 0)
 			answer(-1);
-		else
+		else {
+			/* A peer may have written anything: one line of plain text all the same. */
+			for (long i = 0; i < n; i++)
+				if (message.mtext[i] < ' ' || message.mtext[i] > '~')
+					message.mtext[i] = '?';
 			printf("= %ld %ld %.*s\n", n, message.mtype, (int)(n > 64 ? 64 : n), message.mtext);
+		}
 	} else if (!strcmp(verb, "msgstat")) {
 		if (msgctl(id, IPC_STAT, &ds) < 0)
 			answer(-1);
