@@ -2,10 +2,9 @@
 //!
 //! As the daemon does it, without sockets. What survives a crash is the [`Disk`] and construct memory.
 
-use crate::baton::{Answer, BACKEND, Doom, Doomed, Mail, POOL, Sim, Status, What};
+use crate::baton::{Answer, BACKEND, Doom, Doomed, Mail, POOL, Sim, Status, What, said};
 use crate::ledger::NSEMS;
 use crate::memory::Mapped;
-use crate::process::said;
 use crate::rng::Rng;
 use crate::{PROCESSES, Report};
 use std::collections::BTreeMap;
@@ -163,11 +162,16 @@ impl<'a> Back<'a> {
             What::Down(name) => self.apply(Command::DomainDown {
                 domain: number(&self.registry, name),
             }),
-            What::Connect(name, who) => self.apply(Command::Connect {
+            What::Connect(name, who, fork) => self.apply(Command::Connect {
                 domain: number(&self.registry, name),
                 who,
                 resume: None,
-                fork: None,
+                fork,
+            }),
+            What::Fork(client, fork) => self.apply(Command::ForkPrepare { client, fork }),
+            What::Abandoned(name, fork) => self.apply(Command::ForkAbandoned {
+                domain: number(&self.registry, name),
+                fork,
             }),
             What::Request(client, seq, body) => self.apply(Command::Request { client, seq, body }),
             What::Gone(name, pid, exec) => {
@@ -468,7 +472,7 @@ fn settle(sim: &Sim) -> Result<(), String> {
         caps: 15,
         ..Credentials::default()
     };
-    let Ok(Done::Connected(root)) = back.handle(What::Connect("host", root)) else {
+    let Ok(Done::Connected(root)) = back.handle(What::Connect("host", root, None)) else {
         return Err("root cannot connect".into());
     };
     for (seq, (kind, id, _)) in live.into_iter().enumerate() {
@@ -508,7 +512,7 @@ fn drain(sim: &Sim, serial: u64, words: &Mapped<'_>, world: &BackWorld<'_>) -> R
     loop {
         match queue.receive(world, control, &mut text, 0, nowait) {
             Ok(received) => {
-                let number = crate::process::number_of(&text[..received.len])?;
+                let number = crate::text::number_of(&text[..received.len])?;
                 let mut state = sim.state();
                 state.ledger.queues.entry(serial).or_default().received(number)?;
             }

@@ -8,6 +8,7 @@ use crate::Report;
 use crate::backend::Disk;
 use crate::ledger::Ledger;
 use crate::rng::Rng;
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::resume_unwind;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -67,7 +68,12 @@ pub(crate) enum Status {
 pub(crate) enum What {
     Up(&'static str),
     Down(&'static str),
-    Connect(&'static str, Credentials),
+    /// The child of a fork says which.
+    Connect(&'static str, Credentials, Option<u64>),
+    /// A client is about to fork.
+    Fork(u32, u64),
+    /// The child of that domain's fork ended before it connected.
+    Abandoned(&'static str, u64),
     Request(u32, u64, Request),
     /// A process of that domain and pid died, or was replaced by exec.
     Gone(&'static str, u32, bool),
@@ -92,6 +98,8 @@ pub(crate) struct Slot {
     pub(crate) maps: BTreeSet<u64>,
     /// Its process.
     pub(crate) pid: u32,
+    /// The fork it comes from, until it has connected.
+    pub(crate) fork: Option<u64>,
     /// The queue it is receiving from.
     pub(crate) receiving: Option<u64>,
 }
@@ -132,6 +140,16 @@ pub(crate) fn home(thread: usize) -> &'static str {
 
 /// What a doomed thread unwinds with.
 pub(crate) struct Doomed(pub(crate) Doom);
+
+/// What a panic says.
+pub(crate) fn said(payload: Box<dyn Any + Send>) -> String {
+    match payload.downcast::<String>() {
+        Ok(text) => *text,
+        Err(payload) => payload
+            .downcast::<&str>()
+            .map_or("a panic".into(), |text| text.to_string()),
+    }
+}
 
 impl Sim {
     pub(crate) fn new(seed: u64, processes: usize) -> Self {

@@ -78,6 +78,7 @@ pub(crate) struct Ledger {
     /// Domains that are up.
     pub(crate) up: BTreeSet<&'static str>,
     pub(crate) messages: u64,
+    pub(crate) forks: u64,
 }
 
 impl Ledger {

@@ -11,7 +11,7 @@
 //! | `memory` | construct memory, with a step of the simulation at each access |
 //! | `backend` | the back-end: log, effects, sweeps |
 //! | `process`, `caller` | what processes do, and how the algorithms see them |
-//! | `ledger` | what must hold |
+//! | `ledger`, `text` | what must hold |
 //!
 //! What must hold: tokens taken with SEM_UNDO come back exactly once; transfers between semaphores keep their sum; one process at a time is inside a mutex;
 //! a message is received at most once, none that was sent is lost but with a receiver that died receiving it, none that failed to be sent is received;
@@ -25,6 +25,7 @@ mod ledger;
 mod memory;
 mod process;
 mod rng;
+mod text;
 
 use baton::Sim;
 
@@ -50,6 +51,8 @@ pub struct Report {
     pub messages: u32,
     /// Constructs removed.
     pub removals: u32,
+    /// Children of forks that connected.
+    pub forks: u32,
     /// A number that depends on everything that happened.
     pub fingerprint: u64,
 }

@@ -3,11 +3,11 @@
 //! Every process uses the same few keys. It may die, or be replaced by exec, at any access; the harness notes what it was about beforehand and what came of it
 //! afterwards, with no step in between.
 
-use crate::baton::{Doom, Doomed, Sim, What, home};
+use crate::baton::{Doom, Doomed, Sim, What, home, said};
 use crate::caller::Caller;
 use crate::ledger::{Begun, Fate, INITIAL, NSEMS, SetAccount};
 use crate::memory::Mapped;
-use std::any::Any;
+use crate::text::{number_of, text_of};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,16 +30,6 @@ const EEXIST: i32 = 17;
 pub(crate) const EIDRM: i32 = 43;
 const ENOMEM: i32 = 12;
 
-/// What a panic says.
-pub(crate) fn said(payload: Box<dyn Any + Send>) -> String {
-    match payload.downcast::<String>() {
-        Ok(text) => *text,
-        Err(payload) => payload
-            .downcast::<&str>()
-            .map_or("a panic".into(), |text| text.to_string()),
-    }
-}
-
 /// A thread for processes, one after another.
 pub(crate) fn act(sim: &Sim, me: usize) {
     sim.enter(me);
@@ -48,9 +38,16 @@ pub(crate) fn act(sim: &Sim, me: usize) {
     loop {
         let end = catch_unwind(AssertUnwindSafe(|| live(sim, me, pid, &left)));
         let mut state = sim.state();
-        state.slots[me].alive = false;
-        state.slots[me].maps.clear();
+        let slot = &mut state.slots[me];
+        slot.alive = false;
+        slot.maps.clear();
+        // A fork changes it.
+        pid = slot.pid;
+        let fork = slot.fork.take();
         drop(state);
+        if let Some(fork) = fork {
+            sim.tell(me, What::Abandoned(home(me), fork));
+        }
         match end.map_err(|payload| payload.downcast::<Doomed>().map(|doomed| doomed.0)) {
             Ok(()) => {
                 sim.state().ledger.living.remove(&pid);
@@ -98,20 +95,23 @@ fn live(sim: &Sim, me: usize, pid: u32, left: &Cell<u32>) {
     }
 }
 
+fn who(pid: u32) -> Credentials {
+    Credentials {
+        pid,
+        start: u64::from(pid),
+        uid: 1000,
+        gid: 1000,
+        ..Credentials::default()
+    }
+}
+
 fn connect(sim: &Sim, me: usize, pid: u32) -> Image<'_> {
     for _ in 0..100 {
         let up = sim.ask(me, What::Up(home(me)));
         let Ok(Done::Domain { number, space }) = up else {
             panic!("a domain cannot come up: {up:?}");
         };
-        let who = Credentials {
-            pid,
-            start: u64::from(pid),
-            uid: 1000,
-            gid: 1000,
-            ..Credentials::default()
-        };
-        if let Ok(Done::Connected(numbers)) = sim.ask(me, What::Connect(home(me), who)) {
+        if let Ok(Done::Connected(numbers)) = sim.ask(me, What::Connect(home(me), who(pid), None)) {
             return Image {
                 sim,
                 me,
@@ -185,6 +185,7 @@ impl Image<'_> {
             16 => self.segment(),
             17 if self.below(2) == 0 => self.remove(key),
             18 => self.set(key),
+            19 if self.below(2) == 0 => self.fork(),
             _ => self.close(key),
         }
     }
@@ -499,6 +500,36 @@ impl Image<'_> {
         }
     }
 
+    /// Forks; the parent ends, and this goes on as the child, with all that was mapped.
+    fn fork(&mut self) {
+        let fork = {
+            let mut state = self.sim.state();
+            state.ledger.forks += 1;
+            state.ledger.forks
+        };
+        // Whoever ends from here on leaves a fork without a child.
+        self.sim.state().slots[self.me].fork = Some(fork);
+        let prepared = self.sim.ask(self.me, What::Fork(self.numbers.client, fork));
+        assert!(prepared.is_ok(), "a fork cannot be prepared: {prepared:?}");
+        let parent = std::mem::replace(&mut self.pid, new_pid(self.sim));
+        let mut state = self.sim.state();
+        state.slots[self.me].pid = self.pid;
+        state.ledger.living.remove(&parent);
+        drop(state);
+        self.sim.tell(self.me, What::Gone(home(self.me), parent, false));
+        let connected = self
+            .sim
+            .ask(self.me, What::Connect(home(self.me), who(self.pid), Some(fork)));
+        let Ok(Done::Connected(numbers)) = connected else {
+            panic!("the child of a fork cannot connect: {connected:?}");
+        };
+        self.numbers = numbers;
+        self.seq.set(0);
+        let mut state = self.sim.state();
+        state.slots[self.me].fork = None;
+        state.report.forks += 1;
+    }
+
     fn remove(&mut self, key: i32) {
         let kind = [Kind::Sem, Kind::Msg][self.below(2)];
         if let Some(attached) = self.attached.get(&(kind, key)) {
@@ -660,23 +691,4 @@ impl Image<'_> {
 
 fn op(num: u16, op: i16, flags: i16) -> SemBuf {
     SemBuf { num, op, flags }
-}
-
-/// A message's text: its number, and bytes that follow from it.
-fn text_of(number: u64, more: usize) -> Vec<u8> {
-    let mut text = number.to_le_bytes().to_vec();
-    text.extend((0..more).map(|i| (number as usize * 7 + i) as u8));
-    text
-}
-
-/// The number of a message, if its text is whole.
-pub(crate) fn number_of(text: &[u8]) -> Result<u64, String> {
-    let number = text.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-    match number {
-        Some(number) if text_of(number, text.len() - 8) == text => Ok(number),
-        _ => Err(format!(
-            "a message came damaged: {} bytes, number {number:?}",
-            text.len()
-        )),
-    }
 }

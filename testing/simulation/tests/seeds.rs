@@ -21,6 +21,7 @@ fn run_all(from: u64, seeds: u64) -> Report {
         sum.semops += report.semops;
         sum.messages += report.messages;
         sum.removals += report.removals;
+        sum.forks += report.forks;
     }
     sum
 }
@@ -41,7 +42,7 @@ fn nothing_is_lost_whoever_dies_when() {
             "{sum:?}"
         );
         assert!(
-            sum.semops > 1000 && sum.messages > 500 && sum.removals > 10,
+            sum.semops > 1000 && sum.messages > 500 && sum.removals > 10 && sum.forks > 10,
             "{sum:?}"
         );
     }
