@@ -25,6 +25,9 @@ const PAUSES: [Duration; 6] = [
     Duration::from_millis(100),
 ];
 
+/// So many times a client's word that a construct holds rubbish is taken for nothing, less one.
+const CONVINCING: u32 = 3;
+
 /// How a try ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tried {
@@ -41,7 +44,9 @@ impl Backend {
         for effect in effects {
             if let Effect::Provide { kind, serial, extent } = effect {
                 if let Err(e) = self.provide(kind, serial, extent) {
-                    tracing::warn!(serial, ?kind, bytes = extent.bytes, "memory cannot be had: {e}");
+                    if self.lines.allows() {
+                        tracing::warn!(serial, ?kind, bytes = extent.bytes, "memory cannot be had: {e}");
+                    }
                     failed = Some((serial, e));
                 }
                 continue;
@@ -122,6 +127,7 @@ impl Backend {
             }),
             Effect::Release { serial, extents, .. } => {
                 self.mappings.drop_one(self.store.as_mut(), serial);
+                self.suspicions.remove(&serial);
                 self.later.retain(|(_, _, work)| work.serial() != serial);
                 self.noted("release", serial, |b| b.store.release(Serial(serial), &extents));
                 self.keep_store();
@@ -200,8 +206,8 @@ impl Backend {
         self.ring_all(rung);
     }
 
-    /// A client says that a construct holds rubbish: believed where it is borne out. What cannot be seen from here each user of the construct finds
-    /// for itself.
+    /// A client says that a construct holds rubbish: believed where it is borne out. What cannot be seen from here is believed when it is said
+    /// again and again: only who may write there can say it, and nobody is served by a construct that fails its users.
     fn inspect(&mut self, kind: Kind, serial: u64, what: String) {
         let found = self.with_known(serial, |words, nsems| match kind {
             Kind::Sem => SemSet::open(words, nsems).err(),
@@ -210,16 +216,22 @@ impl Backend {
         });
         match found {
             Some(corrupt) => self.declare_corrupt(serial, describe(&corrupt)),
-            None => tracing::warn!(
-                serial,
-                "a client finds a construct corrupt, which looks sound: {what}"
-            ),
+            None => {
+                let times = self.suspicions.entry(serial).or_insert(0);
+                *times += 1;
+                if *times >= CONVINCING {
+                    self.declare_corrupt(serial, what);
+                }
+            }
         }
     }
 
     /// Retires a construct that holds rubbish.
     pub(super) fn declare_corrupt(&mut self, serial: u64, what: String) {
-        tracing::error!(serial, "construct is corrupt: {what}");
+        self.suspicions.remove(&serial);
+        if self.lines.allows() {
+            tracing::error!(serial, "construct is corrupt: {what}");
+        }
         let _ = self.apply(Command::DeclareCorrupt { serial, what });
     }
 

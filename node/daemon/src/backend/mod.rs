@@ -24,6 +24,7 @@ mod world;
 use crate::clients::{Clients, Event};
 use crate::config::Config;
 use crate::keeper::{Journal, Keeper};
+use crate::process::limit::Limit;
 use crate::process::pages::{self, TimePage};
 use crate::process::reactor::{Reactor, Ready, Token};
 use anyhow::Context;
@@ -102,6 +103,10 @@ struct Backend {
     /// Domains of forks under way whose child has not said hello.
     forks: BTreeMap<u64, u16>,
     next_fork: u64,
+    /// How often clients found a construct corrupt that looks sound from here.
+    suspicions: BTreeMap<u64, u32>,
+    /// Log lines about corrupt constructs and missing memory.
+    lines: Limit,
     /// How often memory could not be had.
     failed_provisions: u64,
     restarts: u32,

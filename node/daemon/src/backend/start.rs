@@ -6,6 +6,7 @@ use super::{Backend, Door, Entry};
 use crate::clients::Clients;
 use crate::config::{Config, Memory};
 use crate::keeper::{Handover, Journal};
+use crate::process::limit::Limit;
 use crate::process::pages::{self, TimePage};
 use crate::process::reactor::{Reactor, Token};
 use crate::process::signals;
@@ -171,6 +172,8 @@ impl Backend {
             forks: BTreeMap::new(),
             // Above every number a former life may have used.
             next_fork: now << 20,
+            suspicions: BTreeMap::new(),
+            lines: Limit::new(),
             failed_provisions: 0,
             restarts,
             since,

@@ -9,6 +9,7 @@
 mod link;
 
 use crate::process::identity::{self, Image};
+use crate::process::limit::Limit;
 use crate::process::reactor::{Reactor, Token};
 use crate::process::socket;
 use link::{Link, Stage};
@@ -98,6 +99,7 @@ pub(crate) struct Clients {
     processes: BTreeMap<u32, Process>,
     buffer: Vec<u8>,
     most_links_per_uid: usize,
+    lines: Limit,
 }
 
 impl Clients {
@@ -110,6 +112,7 @@ impl Clients {
             processes: BTreeMap::new(),
             buffer: vec![0; MAX_MESSAGE + 1],
             most_links_per_uid,
+            lines: Limit::new(),
         }
     }
 
@@ -178,7 +181,9 @@ impl Clients {
         };
         let theirs = self.links.values().filter(|l| l.uid == uid).count();
         if uid != 0 && theirs >= self.most_links_per_uid {
-            tracing::warn!(uid, theirs, "too many connections of one user: refused");
+            if self.lines.allows() {
+                tracing::warn!(uid, theirs, "too many connections of one user: refused");
+            }
             return;
         }
         self.add_link(reactor, Link::new(fd, uid, Some(door), None));
@@ -563,7 +568,9 @@ impl Clients {
         };
         reactor.forget(&link.fd);
         let stage = link.stage();
-        if let Some(why) = why {
+        if let Some(why) = why
+            && self.lines.allows()
+        {
             tracing::warn!(uid = link.uid, ?stage, "closing a connection: {why}");
         }
         match stage {
