@@ -69,6 +69,22 @@ const LOCAL: &[Local] = &[
         target: None,
         ..row("attach_cycle", 1_000, 1, 0.0)
     },
+    Local {
+        target: None,
+        ..row("attach_cycle_get", 1_000, 1, 0.0)
+    },
+    Local {
+        target: None,
+        ..row("attach_cycle_attach", 1_000, 1, 0.0)
+    },
+    Local {
+        target: None,
+        ..row("attach_cycle_detach", 1_000, 1, 0.0)
+    },
+    Local {
+        target: None,
+        ..row("attach_cycle_remove", 1_000, 1, 0.0)
+    },
 ];
 
 /// Runs the rows, handing each to `tell` as it is done.

@@ -115,8 +115,13 @@ pub(crate) struct Segment {
 
 impl Segment {
     pub(crate) fn attach(key: i32, bytes: usize) -> Result<Segment> {
-        // SAFETY: no pointers; the result is checked.
-        let id = check(unsafe { libc::shmget(key, bytes, libc::IPC_CREAT | 0o600) })?;
+        Segment::attach_id(Segment::get(key, bytes)?, bytes)
+    }
+    pub(crate) fn get(key: i32, bytes: usize) -> Result<i32> {
+        // SAFETY: no pointers.
+        check(unsafe { libc::shmget(key, bytes, libc::IPC_CREAT | 0o600) })
+    }
+    pub(crate) fn attach_id(id: i32, bytes: usize) -> Result<Segment> {
         // SAFETY: the kernel (or Vshmem) picks the address.
         let base = unsafe { libc::shmat(id, std::ptr::null(), 0) };
         if base as isize == -1 {
@@ -127,6 +132,10 @@ impl Segment {
             base: base.cast(),
             bytes,
         })
+    }
+    pub(crate) fn remove_id(id: i32) -> Result<()> {
+        // SAFETY: IPC_RMID ignores the pointer.
+        check(unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) }).map(drop)
     }
     /// The `index`th cache line's first word.
     pub(crate) fn line(&self, index: usize) -> &AtomicU64 {
@@ -140,8 +149,7 @@ impl Segment {
         unsafe { vshmem_words::Mapping::new(self.base, self.bytes) }
     }
     pub(crate) fn remove(&self) -> Result<()> {
-        // SAFETY: IPC_RMID ignores the pointer.
-        check(unsafe { libc::shmctl(self.id, libc::IPC_RMID, std::ptr::null_mut()) }).map(drop)
+        Segment::remove_id(self.id)
     }
 }
 

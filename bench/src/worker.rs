@@ -50,6 +50,10 @@ fn command(line: &str) -> Result<Duration> {
         "msg_stream_64k" => msg_stream(role, key, n),
         "ring_stream_64k" => ring_stream(role, key, n),
         "attach_cycle" => attach_cycle(key, n),
+        "attach_cycle_get" => attach_step(0, key, n),
+        "attach_cycle_attach" => attach_step(1, key, n),
+        "attach_cycle_detach" => attach_step(2, key, n),
+        "attach_cycle_remove" => attach_step(3, key, n),
         "tcp_pingpong_64" => tcp_pingpong(role, key, n),
         "stream_roundtrip" => stream_roundtrip(n),
         "remove" => remove(key),
@@ -219,6 +223,7 @@ fn ring_stream(role: u32, key: i32, n: u64) -> Result<Duration> {
     })
 }
 
+/// Get, attach, detach, remove: the whole cycle.
 fn attach_cycle(key: i32, n: u64) -> Result<Duration> {
     timed(|| {
         for _ in 0..n {
@@ -227,6 +232,28 @@ fn attach_cycle(key: i32, n: u64) -> Result<Duration> {
         }
         Ok(())
     })
+}
+
+/// Where the time of the cycle goes: the sum of one of its steps (0 get, 1 attach, 2 detach, 3 remove).
+fn attach_step(step: usize, key: i32, n: u64) -> Result<Duration> {
+    let mut spent = [Duration::ZERO; 4];
+    for _ in 0..n {
+        let mut at = Instant::now();
+        let mut lap = |index: usize| {
+            let now = Instant::now();
+            spent[index] += now - at;
+            at = now;
+        };
+        let id = Segment::get(key, 4096)?;
+        lap(0);
+        let segment = Segment::attach_id(id, 4096)?;
+        lap(1);
+        drop(segment);
+        lap(2);
+        Segment::remove_id(id)?;
+        lap(3);
+    }
+    Ok(spent[step])
 }
 
 /// TCP between two domains: role 1 listens; role 0 connects to the address in `VSHMEM_BENCH_PEER` (default loopback).
