@@ -46,7 +46,10 @@ fn a_program_that_runs_too_long_is_ended_with_its_guest() {
             continue;
         };
         // A port may keep a shell beside the machine.
-        assert!(status.starts_with("Name:\tsh\n") || status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+        assert!(
+            status.starts_with("Name:\tsh\n") || status.contains("Cpus_allowed_list:\t0\n"),
+            "{status}"
+        );
     }
     let ended = job.finish();
     assert_eq!(
