@@ -86,6 +86,7 @@ impl Actor {
             }
             Place::Host => machine.command(&["run", "--"]),
             Place::Local(domain) => machine.command(&["run", "--domain", domain, "--"]),
+            Place::Container(domain) => machine.contained(&["run", "--domain", domain, "--"]),
             Place::Uml(domain) => machine.command(&[
                 "vm", "run", "--port", "uml", "--domain", domain, "--mem", "128M", "--",
             ]),

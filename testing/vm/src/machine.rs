@@ -16,6 +16,8 @@ pub enum Place {
     Library,
     /// On this host, in a local domain of its own.
     Local(&'static str),
+    /// On this host, in a local domain of its own, in IPC, process id and mount namespaces of its own.
+    Container(&'static str),
     /// In a UML guest.
     Uml(&'static str),
 }
@@ -28,6 +30,26 @@ pub fn missing(row: &str, why: &str) {
 /// Whether UML guests can be booted here.
 pub fn uml_available() -> bool {
     Path::new("/usr/bin/linux.uml").exists()
+}
+
+/// What starts a program in namespaces of its own; the arguments follow. It is not process 1 there, which no signal from within would kill.
+pub const CONTAINER: [&str; 9] = [
+    "unshare",
+    "--ipc",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "sh",
+    "-c",
+    "\"$0\" \"$@\"; exit $?",
+];
+
+/// Whether containers can be made here: asks for root and unshare.
+pub fn containers_available() -> bool {
+    let mut command = Command::new(CONTAINER[0]);
+    let made = finish(command.args(&CONTAINER[1..]).arg("true"), Duration::from_secs(10));
+    made.is_ok_and(|out| out.status.success())
 }
 
 /// The folder with the built command and libraries.
@@ -83,6 +105,14 @@ impl Machine {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program());
         command.args(args).env("VSHMEM_RUNTIME_DIR", self.runtime());
+        command
+    }
+
+    /// `vshmem` in a container, with the runtime directory set.
+    pub fn contained(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(CONTAINER[0]);
+        command.args(&CONTAINER[1..]).arg(program()).args(args);
+        command.env("VSHMEM_RUNTIME_DIR", self.runtime());
         command
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use std::time::Duration;
-use vshmem_testing_vm::{Actor, Machine, Place, missing, uml_available};
+use vshmem_testing_vm::{Actor, Machine, Place, containers_available, missing, uml_available};
 
 /// What each party asks for: IPC_CREAT | 0600.
 const CREATE: &str = "01600";
@@ -169,4 +169,14 @@ fn the_host_and_a_uml_guest() -> Result<()> {
     }
     exchange(Place::Host, Place::Uml("a"))?;
     exchange(Place::Uml("a"), Place::Host)
+}
+
+#[test]
+fn two_containers_and_the_host() -> Result<()> {
+    if !containers_available() {
+        missing("two containers", "unshare is not permitted or not installed");
+        return Ok(());
+    }
+    exchange(Place::Container("a"), Place::Container("b"))?;
+    exchange(Place::Container("host"), Place::Host)
 }
