@@ -201,10 +201,7 @@ impl Registry {
         if full || self.constructs.len() >= 4 * SLOTS as usize {
             return Err(Failure::because(ENOSPC, "all ids of this kind are in use"));
         }
-        let extents = self
-            .pool
-            .take(0, new.bytes, new.pieces)
-            .ok_or_else(|| no_memory(new.kind))?;
+        let extents = self.pool.take(0, new.bytes, new.pieces).ok_or_else(no_memory)?;
         let serial = self.next_serial;
         let Some((slot, seq)) = self.table_mut(new.kind).take(serial) else {
             self.pool.give_back(&extents);
@@ -315,10 +312,9 @@ impl Registry {
     }
 }
 
-/// Out of memory, by kind: a segment that does not fit is one too many (shmall), a set or queue is short of the kernel's memory.
-fn no_memory(kind: Kind) -> Failure {
-    let errno = if kind == Kind::Shm { ENOSPC } else { ENOMEM };
-    Failure::because(errno, "the group's pool has no room for it")
+/// The pool is exhausted: what Linux says when memory is, for every kind.
+fn no_memory() -> Failure {
+    Failure::because(ENOMEM, "the group's pool has no room for it")
 }
 
 /// The effects that bring a new construct about.

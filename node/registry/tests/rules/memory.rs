@@ -104,15 +104,15 @@ fn growth_ends_at_the_cap() {
 }
 
 #[test]
-fn an_exhausted_pool_gives_enospc_for_segments_and_enomem_for_the_rest() {
+fn an_exhausted_pool_gives_enomem_as_exhausted_memory_does() {
     let mut g = Group::new();
     let p = g.process(1000);
     let id = g.msgget(p, 7, CREAT | 0o600).unwrap();
     g.open(p, Kind::Msg, id).unwrap();
     let left = POOL - PAGE - g.registry.bytes_used();
-    assert_eq!(g.shmget(p, 0, left + 1, 0o600), Err(ENOSPC));
+    assert_eq!(g.shmget(p, 0, left + 1, 0o600), Err(ENOMEM));
     let all = g.shmget(p, 0, left, 0o600).unwrap();
-    assert_eq!(g.shmget(p, 0, 1, 0o600), Err(ENOSPC));
+    assert_eq!(g.shmget(p, 0, 1, 0o600), Err(ENOMEM));
     assert_eq!(g.semget(p, 0, 1, 0o600), Err(ENOMEM));
     assert_eq!(g.msgget(p, 0, 0o600), Err(ENOMEM));
     assert_eq!(grow(&mut g, p, Kind::Msg, id, 0, 1), Err(ENOMEM));
