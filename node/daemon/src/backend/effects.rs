@@ -75,27 +75,7 @@ impl Backend {
     fn carry_out_one(&mut self, effect: Effect) {
         match effect {
             Effect::Provide { .. } => {}
-            Effect::Format {
-                kind,
-                serial,
-                nsems,
-                qbytes,
-                ctime,
-                extents,
-            } => self.with(serial, &extents, |words| {
-                if Control::load(words) != Control(0) {
-                    return;
-                }
-                // A former life may have been killed in the middle of this.
-                words.zero(0, words.len());
-                if kind == Kind::Sem {
-                    SemSet::format(words, nsems);
-                    SemSet::at(words, nsems).set_ctime(ctime);
-                } else {
-                    Queue::format(words, qbytes);
-                    Queue::at(words).set_ctime(ctime);
-                }
-            }),
+            Effect::Format { .. } => self.format(effect),
             // Sets and queues take an extent in when the control word announces it; that it can be mapped is tried here.
             Effect::Grown { serial, extents, .. } => self.with(serial, &extents, |_| ()),
             Effect::Control {
@@ -142,6 +122,34 @@ impl Backend {
                 }
             }
         }
+    }
+
+    fn format(&mut self, effect: Effect) {
+        let Effect::Format {
+            kind,
+            serial,
+            nsems,
+            qbytes,
+            ctime,
+            extents,
+        } = effect
+        else {
+            return;
+        };
+        self.with(serial, &extents, |words| {
+            if Control::load(words) != Control(0) {
+                return;
+            }
+            // A former life may have been killed in the middle of this.
+            words.zero(0, words.len());
+            if kind == Kind::Sem {
+                SemSet::format(words, nsems);
+                SemSet::at(words, nsems).set_ctime(ctime);
+            } else {
+                Queue::format(words, qbytes);
+                Queue::at(words).set_ctime(ctime);
+            }
+        });
     }
 
     fn noted(&mut self, what: &str, serial: u64, act: impl FnOnce(&mut Self) -> io::Result<()>) {
