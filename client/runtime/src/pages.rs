@@ -52,6 +52,11 @@ pub(crate) fn take(descriptors: Vec<OwnedFd>, space: u16) -> rustix::io::Result<
     Ok(())
 }
 
+/// Whether sleepers use a wait page, since this process's kernel cannot wait on construct memory.
+pub(crate) fn in_a_guest() -> bool {
+    !WAIT.load(Ordering::Relaxed).is_null()
+}
+
 fn map_over(
     old: *mut u8,
     bytes: usize,

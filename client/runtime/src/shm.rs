@@ -3,6 +3,7 @@
 
 use crate::errno::{Errno, Result};
 use crate::map;
+use crate::pages;
 use crate::process;
 use crate::runtime::Runtime;
 use rustix::fd::AsFd;
@@ -151,6 +152,17 @@ impl Runtime {
         let state = process::lock();
         let found = state.segments.iter().find(|s| s.address == address as usize);
         found.map(|segment| segment.segsz)
+    }
+
+    /// Whether the kernel can wait (futex) on memory at `address`: anywhere but in a guest's segments, which are device memory.
+    pub fn kernel_can_wait(&self, address: *const c_void) -> bool {
+        if process::never_used() || !pages::in_a_guest() {
+            return true;
+        }
+        let at = address as usize;
+        let state = process::lock();
+        let within = |s: &Segment| (s.address..s.address + s.bytes).contains(&at);
+        !state.segments.iter().any(within)
     }
 
     /// SHM_LOCK, SHM_UNLOCK.

@@ -58,6 +58,7 @@ fn compile_with(name: &str, program: &str, flags: &[&str]) -> Result<PathBuf> {
         .arg(&fresh)
         .arg(&source)
         .args(flags)
+        .arg("-pthread")
         .status()
         .context("cc")?;
     ensure!(status.success(), "cc failed on {}", source.display());
