@@ -18,6 +18,8 @@ use vshmem_words::{Mapping, Ordering as WordsOrdering, Words};
 
 /// How often a thread may use its place before it looks again where it runs.
 const PLACE_GOOD_FOR: u16 = 64;
+/// Turns of spinning that only pause.
+const BRIEFLY: u32 = 6;
 /// Turns of waiting for a lock that only pause.
 const LOCK_PAUSES: u32 = 300;
 /// Sleeps after which the daemon is asked about the owner of a lock, and again each so many.
@@ -147,6 +149,20 @@ impl<'a> Caller<'a> {
         place
     }
 
+    /// The first turns: a partner on another CPU that is about to act is met here, before anybody has asked where anybody runs and what time
+    /// it is, which takes longer than the whole handoff.
+    fn spin_briefly(&self, turn: u32) -> Spin {
+        let never = SPIN_MICROS.load(Ordering::Relaxed) == 0;
+        if turn == 0 {
+            if never || self.timeout.most.is_some_and(|most| most.is_zero()) {
+                return Spin::Enough;
+            }
+            self.spun.set(true);
+        }
+        core::hint::spin_loop();
+        Spin::Again
+    }
+
     /// Decides whether and how long to spin for somebody who was last seen at `last`.
     fn begin_spin(&self, last: u16) -> Spin {
         let attachment = self.attachment;
@@ -156,8 +172,7 @@ impl<'a> Caller<'a> {
             asked => asked,
         };
         let here = self.look_where();
-        let pointless = most == 0 || last == here && here != Me::NOWHERE;
-        if pointless || self.timeout.most.is_some_and(|most| most.is_zero()) {
+        if most == 0 || last == here && here != Me::NOWHERE {
             return Spin::Enough;
         }
         let now = place::ticks();
@@ -172,7 +187,6 @@ impl<'a> Caller<'a> {
         self.budget
             .set((u64::from(most) * clock::ticks_per_micro()) >> shorter);
         self.started.set(now);
-        self.spun.set(true);
         Spin::Again
     }
 
@@ -260,7 +274,10 @@ impl World for Caller<'_> {
         if self.thread.interrupted() {
             return Spin::Interrupted;
         }
-        if turn == 0 {
+        if turn < BRIEFLY {
+            return self.spin_briefly(turn);
+        }
+        if turn == BRIEFLY {
             return self.begin_spin(last);
         }
         if turn.is_multiple_of(16) && place::ticks().wrapping_sub(self.started.get()) > self.budget.get() {
