@@ -42,7 +42,8 @@ pub enum Command {
         who: Credentials,
         /// The number it had, on reconnecting (also after its uid changed). ESTALE if that is not this very process's any more.
         resume: Option<u32>,
-        /// It is the child of this fork, and takes over what was counted for it. ESTALE if the fork is not known (any more).
+        /// It is the child of this fork, and takes over what was counted for it, whatever `resume` says. ESTALE if the fork is not known (any
+        /// more). Where it fails the fork is abandoned.
         fork: Option<u64>,
     },
     /// A client is about to fork: what it has attached and open counts once more, for the child.

@@ -124,6 +124,27 @@ impl Registry {
         &mut self,
         now: i64,
         domain: u16,
+        who: Credentials,
+        resume: Option<u32>,
+        fork: Option<u64>,
+        fx: &mut Effects,
+    ) -> Result<Done, Failure> {
+        let Some(fork) = fork else {
+            return self.admit(now, domain, who, resume, None, fx);
+        };
+        // A child is nobody yet that it could go on as.
+        let outcome = self.admit(now, domain, who, None, Some(fork), fx);
+        if outcome.is_err() {
+            // Nobody else will come for what was counted for it.
+            self.fork_abandoned(now, domain, fork, fx)?;
+        }
+        outcome
+    }
+
+    fn admit(
+        &mut self,
+        now: i64,
+        domain: u16,
         mut who: Credentials,
         resume: Option<u32>,
         fork: Option<u64>,

@@ -319,6 +319,11 @@ impl Registry {
         self.clients.iter().map(|(&number, c)| client_view(number, c))
     }
 
+    /// Whether a fork is under way.
+    pub fn has_fork(&self, domain: u16, fork: u64) -> bool {
+        self.forks.contains_key(&(domain, fork))
+    }
+
     /// What a client has attached or open: serial numbers and how often.
     pub fn holdings(&self, client: u32) -> impl Iterator<Item = (u64, u32)> {
         let holds = self.clients.get(&client).map(|c| &c.holds);

@@ -259,14 +259,18 @@ impl Backend {
             .ok_or(Failure::errno(libc::ESTALE))?;
         let fork = self.next_fork;
         self.next_fork += 1;
-        self.apply(Command::ForkPrepare { client, fork })?;
-        self.forks.insert(fork, domain);
+        // Kept first: a successor gives up a fork that the registry does not know, but of one without a socket it would never hear again.
         self.keeper
             .keep(super::start::fork_name(fork, domain), socket.as_fd());
+        self.forks.insert(fork, domain);
+        if let Err(failure) = self.apply(Command::ForkPrepare { client, fork }) {
+            self.end_fork(fork);
+            return Err(failure);
+        }
         if let Err(e) = self.clients.add_fork(&self.reactor, socket, client, fork) {
             self.fork_abandoned(fork);
             return Err(Failure::because(
-                libc::EINVAL,
+                e.raw_os_error().unwrap_or(libc::EINVAL),
                 format!("the socket cannot be used: {e}"),
             ));
         }

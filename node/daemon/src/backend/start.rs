@@ -268,6 +268,10 @@ impl Backend {
         else {
             return;
         };
+        if !self.registry.has_fork(domain, fork) {
+            // The former life was killed before it counted anything, or after all was settled.
+            return self.keeper.drop_kept(fork_name(fork, domain));
+        }
         self.forks.insert(fork, domain);
         if self.clients.add_fork(&self.reactor, fd, 0, fork).is_err() {
             self.fork_abandoned(fork);

@@ -11,7 +11,7 @@ mod link;
 use crate::process::identity::{self, Image};
 use crate::process::limit::Limit;
 use crate::process::reactor::{Reactor, Token};
-use crate::process::socket;
+use crate::process::socket::{self, Sender};
 use link::{Link, Stage};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +20,9 @@ use vshmem_wire::{Answer, Credentials, Envelope, Failure, MAX_MESSAGE, Request, 
 
 /// How long a connection may stay silent before its Hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// The uid of the link of a fork that was prepared before this daemon's restart.
+const NOBODY_KNOWN: u32 = u32::MAX;
 
 /// Something that the daemon has to deal with.
 #[derive(Debug)]
@@ -179,23 +182,30 @@ impl Clients {
             Ok(peer) => peer.uid,
             Err(e) => return tracing::warn!("cannot tell who connected: {e}"),
         };
-        let theirs = self.links.values().filter(|l| l.uid == uid).count();
-        if uid != 0 && theirs >= self.most_links_per_uid {
-            if self.lines.allows() {
-                tracing::warn!(uid, theirs, "too many connections of one user: refused");
-            }
+        if self.has_too_many(uid) {
             return;
         }
-        self.add_link(reactor, Link::new(fd, uid, Some(door), None));
+        if let Err(e) = self.add_link(reactor, Link::new(fd, uid, Some(door), None)) {
+            tracing::warn!("cannot watch a connection: {e}");
+        }
     }
 
-    fn add_link(&mut self, reactor: &Reactor, link: Link) {
+    /// Whether a user has as many connections as it may, forks under way included.
+    fn has_too_many(&mut self, uid: u32) -> bool {
+        let theirs = self.links.values().filter(|l| l.uid == uid).count();
+        let too_many = ![0, NOBODY_KNOWN].contains(&uid) && theirs >= self.most_links_per_uid;
+        if too_many && self.lines.allows() {
+            tracing::warn!(uid, theirs, "too many connections of one user: refused");
+        }
+        too_many
+    }
+
+    fn add_link(&mut self, reactor: &Reactor, link: Link) -> std::io::Result<()> {
         let number = self.next_link;
         self.next_link = self.next_link.wrapping_add(1).max(1);
-        if let Err(e) = reactor.watch(&link.fd, Token::Link(number)) {
-            return tracing::warn!("cannot watch a connection: {e}");
-        }
+        reactor.watch(&link.fd, Token::Link(number))?;
         self.links.insert(number, link);
+        Ok(())
     }
 
     /// The daemon's end of the socket pair of a fork under way.
@@ -208,14 +218,11 @@ impl Clients {
     ) -> std::io::Result<()> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         rustix::net::sockopt::set_socket_passcred(&fd, true)?;
-        let uid = self
-            .processes
-            .get(&parent)
-            .and_then(|p| p.link)
-            .and_then(|l| self.links.get(&l))
-            .map_or(u32::MAX, |l| l.uid);
-        self.add_link(reactor, Link::new(fd, uid, None, Some(fork)));
-        Ok(())
+        let uid = self.uid(parent).unwrap_or(NOBODY_KNOWN);
+        if self.has_too_many(uid) {
+            return Err(rustix::io::Errno::USERS.into());
+        }
+        self.add_link(reactor, Link::new(fd, uid, None, Some(fork)))
     }
 
     /// A connection can be read or written.
@@ -300,14 +307,16 @@ impl Clients {
         number: u32,
         seq: u64,
         hello: Hello,
-        sender: Option<u32>,
+        sender: Option<Sender>,
         events: &mut Vec<Event>,
     ) {
         let Some(link) = self.links.get_mut(&number) else {
             return;
         };
         let identity = match link.fork {
-            Some(_) => identity::forked(sender.unwrap_or(0)),
+            Some(_) => sender
+                .ok_or_else(|| anyhow::anyhow!("the kernel does not say who sent this"))
+                .and_then(identity::forked),
             None => socket::peer(link.fd.as_fd())
                 .map_err(Into::into)
                 .and_then(identity::connected),

@@ -2,7 +2,7 @@
 //!
 //! Not for permission: the registry decides what an identity may do.
 
-use super::socket::Peer;
+use super::socket::{Peer, Sender};
 use anyhow::{Context, bail};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags};
@@ -123,8 +123,12 @@ pub(crate) fn connected(peer: Peer) -> anyhow::Result<(Credentials, OwnedFd)> {
     Ok((who, pidfd))
 }
 
-/// The identity of a forked child that wrote to a socket its parent had made: all from /proc, by the pid the kernel vouched for.
-pub(crate) fn forked(pid: u32) -> anyhow::Result<(Credentials, OwnedFd)> {
+/// The identity of a forked child that wrote to a socket its parent had made.
+///
+/// Uid and gid are those it had when it wrote (the kernel vouched for them). The rest is what /proc says now, but only if uid and gid are still the
+/// same: else it could write, execute a set-uid program, and be taken for that.
+pub(crate) fn forked(sender: Sender) -> anyhow::Result<(Credentials, OwnedFd)> {
+    let Sender { pid, uid, gid } = sender;
     if pid == 0 {
         bail!("the forked process is not visible from here (another pid namespace)");
     }
@@ -134,13 +138,18 @@ pub(crate) fn forked(pid: u32) -> anyhow::Result<(Credentials, OwnedFd)> {
     if has_ended(&pidfd) {
         bail!("the forked process has ended");
     }
+    let (groups, caps) = if (status.euid, status.egid) == (uid, gid) {
+        (status.groups, caps_of(status.effective))
+    } else {
+        (Vec::new(), 0)
+    };
     let who = Credentials {
         pid,
         start,
-        uid: status.euid,
-        gid: status.egid,
-        groups: status.groups,
-        caps: caps_of(status.effective),
+        uid,
+        gid,
+        groups,
+        caps,
     };
     Ok((who, pidfd))
 }
@@ -178,19 +187,44 @@ mod tests {
 
     #[test]
     fn this_process_is_who_it_is() {
-        let pid = std::process::id();
-        let (who, pidfd) = forked(pid).unwrap();
-        assert_eq!(who.pid, pid);
-        assert_eq!(who.uid, rustix::process::geteuid().as_raw());
-        assert_eq!(who.gid, rustix::process::getegid().as_raw());
+        let sender = this_process();
+        let (who, pidfd) = forked(sender).unwrap();
+        assert_eq!((who.pid, who.uid, who.gid), (sender.pid, sender.uid, sender.gid));
         assert!(who.start > 0);
         assert!(!has_ended(&pidfd));
-        assert_eq!(image(pid), Image::Other);
+        assert_eq!(image(sender.pid), Image::Other);
+    }
+
+    #[test]
+    fn a_forked_child_is_who_it_was_when_it_wrote() {
+        // As if it had been another user's then, and executed a set-uid program since.
+        let before = Sender {
+            uid: 12_345,
+            ..this_process()
+        };
+        let (who, _) = forked(before).unwrap();
+        assert_eq!((who.uid, who.caps), (12_345, 0));
+        assert!(who.groups.is_empty());
+    }
+
+    fn this_process() -> Sender {
+        Sender {
+            pid: std::process::id(),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        }
     }
 
     #[test]
     fn a_process_that_is_not_there_is_an_error() {
-        assert!(forked(0).is_err());
-        assert!(forked(u32::MAX).is_err());
+        for pid in [0, u32::MAX] {
+            assert!(
+                forked(Sender {
+                    pid,
+                    ..this_process()
+                })
+                .is_err()
+            );
+        }
     }
 }

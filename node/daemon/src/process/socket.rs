@@ -20,8 +20,19 @@ pub(crate) struct Datagram {
     pub(crate) truncated: bool,
     /// Descriptors that came with it.
     pub(crate) descriptors: Vec<OwnedFd>,
-    /// pid of the sender as the kernel vouches for it, if the socket asks for that (0: not visible from here).
-    pub(crate) sender: Option<u32>,
+    /// The sender as the kernel vouches for it, if the socket asks for that.
+    pub(crate) sender: Option<Sender>,
+}
+
+/// Who sent a datagram, as it was then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sender {
+    /// pid; 0 if it is not visible in this pid namespace.
+    pub(crate) pid: u32,
+    /// One of its uids, which it chose.
+    pub(crate) uid: u32,
+    /// One of its gids, which it chose.
+    pub(crate) gid: u32,
 }
 
 /// Receives one datagram. `None` at end of file (an empty datagram counts as that).
@@ -81,7 +92,11 @@ unsafe fn ancillary(head: &libc::msghdr, datagram: &mut Datagram) {
         {
             // SAFETY: the payload is long enough; plain integers.
             let who = unsafe { data.cast::<libc::ucred>().read_unaligned() };
-            datagram.sender = Some(who.pid.max(0) as u32);
+            datagram.sender = Some(Sender {
+                pid: who.pid.max(0) as u32,
+                uid: who.uid,
+                gid: who.gid,
+            });
         }
         // SAFETY: as above.
         at = unsafe { libc::CMSG_NXTHDR(head, at) };

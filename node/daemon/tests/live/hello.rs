@@ -1,6 +1,6 @@
 //! Who gets in, and what becomes of rubbish.
 
-use crate::harness::{Client, Daemon, connect, hello_request, receive, send};
+use crate::harness::{Client, Daemon, connect, hello_request, kill, receive, send};
 use crate::helper::Helper;
 use crate::socket;
 use std::time::{Duration, Instant};
@@ -155,6 +155,46 @@ fn another_users_processes_are_who_they_are() {
     let mut own = elsewhere(None);
     assert_eq!(own.say("ping"), "done");
     assert!(root.status().domains.iter().any(|d| d.name == "elsewhere"));
+}
+
+#[test]
+fn a_child_that_executes_a_set_uid_program_after_its_hello_is_who_it_was() {
+    use rustix::process::Signal;
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let daemon = Daemon::serve();
+    let mut here = daemon.client();
+    let id = here.shm_get(1, 4096).unwrap();
+    let pid = here.status().pid;
+    let mut other = Helper::start_as(&daemon, 65_534);
+    let program = daemon.dir().join("set-uid-sleep");
+    std::fs::copy("/bin/sleep", &program).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).unwrap();
+    assert_eq!(other.say("fork-prepare"), "done");
+    // The daemon reads the hello only when its sender has become root.
+    kill(pid, Signal::STOP);
+    other.say(&format!("child-says-hello-and-becomes {}", program.display()));
+    kill(pid, Signal::CONT);
+    assert_eq!(
+        other.say(&format!("child-stats {id}")),
+        format!("errno {}", libc::EACCES)
+    );
+}
+
+#[test]
+fn forks_that_nobody_comes_for_count_as_connections() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let daemon = Daemon::serve_with(&["--pool", "64M"], "connections_per_user = 8\n");
+    let mut other = Helper::start_as(&daemon, 65_534);
+    for _ in 0..7 {
+        assert_eq!(other.say("fork-prepare"), "done");
+    }
+    assert_eq!(other.say("fork-prepare"), format!("errno {}", libc::EUSERS));
+    assert_eq!(other.say("ping"), "done");
 }
 
 #[test]

@@ -108,6 +108,8 @@ fn be_one() {
         Err(failure) => return println!("> errno {}", failure.errno),
     };
     let mut mapped = Vec::new();
+    let mut forks = Vec::new();
+    let mut became: Option<Child> = None;
     println!("> {}", client.welcome.client);
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
@@ -172,6 +174,39 @@ fn be_one() {
                 client.fd = a.into();
                 "done".into()
             }
+            "fork-prepare" => {
+                let (ours, childs) = rustix::net::socketpair(
+                    rustix::net::AddressFamily::UNIX,
+                    rustix::net::SocketType::SEQPACKET,
+                    rustix::net::SocketFlags::CLOEXEC,
+                    None,
+                )
+                .unwrap();
+                forks.push(childs);
+                said(
+                    client
+                        .try_ask_with(Request::ForkPrepare, &[ours.as_fd()])
+                        .unwrap()
+                        .0,
+                )
+            }
+            "child-says-hello-and-becomes" => {
+                let childs = forks[0].try_clone().unwrap();
+                became = Some(become_after_hello(childs, words[1]));
+                "done".into()
+            }
+            "child-stats" => {
+                let welcome = crate::harness::receive(&forks[0]).unwrap().0;
+                assert!(matches!(welcome.body, Ok(Reply::Welcome(_))), "{welcome:?}");
+                let which = vshmem_wire::request::Which::Id(number(1));
+                let kind = vshmem_wire::Kind::Shm;
+                crate::harness::send(&forks[0], 1, Request::Stat { kind, which }, &[]).unwrap();
+                let verdict = crate::harness::receive(&forks[0]).unwrap().0.body;
+                let mut child = became.take().unwrap();
+                child.kill().unwrap();
+                child.wait().unwrap();
+                said(verdict)
+            }
             "exec" => {
                 let error = Command::new("/bin/sleep").arg("60").exec();
                 format!("exec: {error}")
@@ -180,6 +215,22 @@ fn be_one() {
         };
         println!("> {answer}");
     }
+}
+
+/// A child that says hello on a fork's socket and executes a program right away.
+#[allow(unsafe_code)] // What a child does between fork and exec.
+fn become_after_hello(childs: rustix::fd::OwnedFd, program: &str) -> Child {
+    let mut command = Command::new(program);
+    command
+        .arg("20")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let hello = crate::harness::hello_request(None);
+    let bytes = vshmem_wire::encode(&vshmem_wire::Envelope { seq: 0, body: hello });
+    // SAFETY: only a system call is made.
+    unsafe { command.pre_exec(move || crate::socket::send_waiting(&childs, &bytes, &[])) };
+    command.spawn().unwrap()
 }
 
 /// semop with SEM_UNDO of `change` on semaphore 0, as the client's own code would do it.

@@ -109,6 +109,27 @@ fn a_child_whose_first_answer_was_lost_may_connect_again() {
 }
 
 #[test]
+fn a_child_is_not_another_client_and_one_that_is_not_let_in_leaves_nothing() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let id = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
+    g.attach(p, id).unwrap();
+    prepare(&mut g, p, 5);
+    let who = g.who(1000);
+    let child = g.connect_as(1, who, Some(p), Some(5)).unwrap();
+    assert_ne!(child, p);
+    assert!(!g.registry.has_fork(1, 5));
+    g.gone(child, false);
+    assert_eq!(g.nattch(p, id), 1);
+    prepare(&mut g, p, 6);
+    let mut who = g.who(1000);
+    who.pid = 0;
+    assert_eq!(g.connect_as(1, who, None, Some(6)), Err(EINVAL));
+    assert!(!g.registry.has_fork(1, 6));
+    assert_eq!(g.nattch(p, id), 1);
+}
+
+#[test]
 fn forks_of_other_domains_are_others() {
     let mut g = Group::new();
     let guest = g.domain("guest");
