@@ -81,12 +81,14 @@ impl Default for UmlBoot {
 
 impl Boot for UmlBoot {
     fn check(&self) -> Result<(), BootError> {
-        self.program().map(drop)
+        self.program()?;
+        crate::memory::check(MEMORY_MIN)
     }
 
     fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, BootError> {
         let program = self.program()?;
         check_sizes(&spec)?;
+        crate::memory::check(spec.memory)?;
         let folder = BootFolder::new().map_err(host("a folder for the machine's identity"))?;
         let arguments = arguments(&spec, &folder.path)?;
         let child =
