@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         "install" => tasks::install(&rest),
         "setup" => {
             setup::packages();
+            setup::packages_of_tests();
             Ok(true)
         }
         _ => {

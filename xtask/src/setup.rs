@@ -50,9 +50,42 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
+/// For the end-to-end tests alone. Not PostgreSQL: its package starts a server, so whoever wants that test installs it.
+const PROGRAMS: &[Package] = &[
+    Package {
+        name: "libipc-shareable-perl",
+        file: "/usr/share/perl5/IPC/Shareable.pm",
+        for_what: "unmodified Perl programs",
+    },
+    Package {
+        name: "php-cli",
+        file: "/usr/bin/php",
+        for_what: "unmodified PHP programs",
+    },
+    Package {
+        name: "fakeroot",
+        file: "/usr/bin/fakeroot-sysv",
+        for_what: "unmodified fakeroot",
+    },
+    Package {
+        name: "musl-tools",
+        file: "/usr/bin/musl-gcc",
+        for_what: "the test of what cannot be served",
+    },
+];
+
 /// Installs what is missing, if it can. Missing packages are no error: tests that need them say so and are skipped.
 pub(crate) fn packages() {
-    let missing: Vec<&Package> = PACKAGES.iter().filter(|p| !Path::new(p.file).exists()).collect();
+    install(PACKAGES);
+}
+
+/// Installs what the tests alone need and is missing, if it can.
+pub(crate) fn packages_of_tests() {
+    install(PROGRAMS);
+}
+
+fn install(wanted: &'static [Package]) {
+    let missing: Vec<&Package> = wanted.iter().filter(|p| !Path::new(p.file).exists()).collect();
     if missing.is_empty() {
         return;
     }

@@ -9,6 +9,7 @@ use std::process::Command;
 /// `cargo xtask test`: the ladder.
 pub(crate) fn test(quick: bool) -> Result<bool> {
     setup::packages();
+    setup::packages_of_tests();
     let mut steps = Steps::default();
     lint_steps(&mut steps);
     steps.run("build", &mut cargo(&["build", "--workspace", "--all-targets"]));

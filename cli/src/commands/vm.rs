@@ -66,7 +66,7 @@ struct Run {
     /// Memory of the guest, the group's pool not included
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
     mem: u64,
-    /// Folder whose writes reach the host
+    /// Folder whose writes reach the host; new files there belong to the user who runs this command
     #[arg(long, value_name = "DIR")]
     bind: Vec<PathBuf>,
     /// Seconds the program may run

@@ -4,13 +4,14 @@
 //! which rests on nattch.
 
 use anyhow::{Context, Result, ensure};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use vshmem_testing_vm::machine::finish;
 use vshmem_testing_vm::{Machine, containers_available, missing, uml_available};
 
-const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
+/// Where Debian keeps the programs, a folder for each version.
+const VERSIONS: &str = "/usr/lib/postgresql";
 /// Makes a cluster in $D and starts it.
 const START: &str = r#"set -e; cd "$D"
 "$B/initdb" -D data -A trust -N >initdb.log 2>&1 || { cat initdb.log; exit 1; }
@@ -45,25 +46,28 @@ fn text(out: &Output) -> String {
     )
 }
 
-/// Why it cannot run here.
-fn absent() -> Option<&'static str> {
-    if !Path::new(PROGRAMS).join("initdb").exists() {
-        Some("postgresql-15 is not installed")
-    } else if !rustix::process::geteuid().is_root() {
-        Some("it asks for root, to become the user postgres")
-    } else {
-        None
+/// The folder of its programs, or why it cannot run here.
+fn programs() -> Result<PathBuf, &'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("it asks for root, to become the user postgres");
     }
+    let versions = std::fs::read_dir(VERSIONS).into_iter().flatten().flatten();
+    let found = versions.map(|version| version.path().join("bin"));
+    found
+        .filter(|programs| ["initdb", "pgbench"].iter().all(|p| programs.join(p).exists()))
+        .max()
+        .ok_or("PostgreSQL is not installed (Debian: postgresql)")
 }
 
 /// A cluster in a folder of its own, stopped with the test.
 struct Cluster<'a> {
     machine: &'a Machine,
+    programs: &'a Path,
     folder: tempfile::TempDir,
 }
 
-impl Cluster<'_> {
-    fn make(machine: &Machine) -> Result<Cluster<'_>> {
+impl<'a> Cluster<'a> {
+    fn make(machine: &'a Machine, programs: &'a Path) -> Result<Cluster<'a>> {
         let folder = tempfile::tempdir()?;
         let mut chown = Command::new("chown");
         let out = finish(
@@ -71,7 +75,11 @@ impl Cluster<'_> {
             Duration::from_secs(10),
         )?;
         ensure!(out.status.success(), "{}", text(&out));
-        let cluster = Cluster { machine, folder };
+        let cluster = Cluster {
+            machine,
+            programs,
+            folder,
+        };
         cluster.run(START, Duration::from_secs(90))?;
         Ok(cluster)
     }
@@ -92,7 +100,7 @@ impl Cluster<'_> {
                 "--clear-groups",
             ])
             .args(["sh", "-c", script])
-            .env("B", PROGRAMS)
+            .env("B", self.programs)
             .env("D", self.folder.path())
             .env("SECONDS_OF_WORK", "8")
     }
@@ -140,12 +148,15 @@ fn segments(machine: &Machine) -> Result<usize> {
 
 #[test]
 fn postgres_on_the_host() -> Result<()> {
-    if let Some(why) = absent() {
-        missing("postgres_on_the_host", why);
-        return Ok(());
-    }
+    let programs = match programs() {
+        Ok(programs) => programs,
+        Err(why) => {
+            missing("postgres_on_the_host", why);
+            return Ok(());
+        }
+    };
     let machine = Machine::start()?;
-    let cluster = Cluster::make(&machine)?;
+    let cluster = Cluster::make(&machine, &programs)?;
     ensure!(segments(&machine)? > 0, "its segments are elsewhere");
     let said = cluster.run(WORK, Duration::from_secs(90))?;
     println!("{said}");
@@ -209,19 +220,23 @@ fn second_server_is_refused(cluster: &Cluster<'_>) -> Result<()> {
 #[test]
 fn postgres_in_a_uml_guest() -> Result<()> {
     let row = "postgres_in_a_uml_guest";
-    if let Some(why) = absent() {
-        missing(row, why);
-        return Ok(());
-    }
+    let programs = match programs() {
+        Ok(programs) => programs,
+        Err(why) => {
+            missing(row, why);
+            return Ok(());
+        }
+    };
     if !uml_available() {
         missing(row, "linux.uml is not installed");
         return Ok(());
     }
     let machine = Machine::start()?;
     let script = format!(
-        "export B={PROGRAMS} D=$(mktemp -d) SECONDS_OF_WORK=4; chown postgres \"$D\"\n\
+        "export B={} D=$(mktemp -d) SECONDS_OF_WORK=4; chown postgres \"$D\"\n\
          as() {{ setpriv --reuid=postgres --regid=postgres --clear-groups sh -c \"$1\"; }}\n\
          as '{}' && as '{}' && as '{}'; result=$?; cat \"$D/log\"; exit $result",
+        programs.display(),
         quoted(START),
         quoted(WORK),
         quoted(STOP)
