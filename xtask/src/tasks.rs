@@ -87,6 +87,22 @@ pub(crate) fn build(release: bool) -> Result<bool> {
     Ok(command.status().context("cargo build")?.success())
 }
 
+/// `cargo xtask rules`: the table of System V rules, against the kernel and against Vshmem.
+pub(crate) fn rules(args: &[String]) -> Result<bool> {
+    setup::packages();
+    ensure!(build(false)?, "the build failed");
+    let mut command = cargo(&[
+        "run",
+        "--quiet",
+        "-p",
+        "vshmem-testing-rules",
+        "--example",
+        "rules",
+        "--",
+    ]);
+    Ok(command.args(args).status().context("cargo run")?.success())
+}
+
 /// `cargo xtask demo`: builds with optimisation and hands over to `vshmem demo`.
 pub(crate) fn demo(args: &[String]) -> Result<bool> {
     setup::packages();

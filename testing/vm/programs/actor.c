@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,11 +24,15 @@
 #include <time.h>
 #include <unistd.h>
 
-union semun { int val; struct semid_ds *buf; unsigned short *array; };
+union semun { int val; struct semid_ds *buf; unsigned short *array; struct seminfo *__buf; };
 struct message { long mtype; char mtext[65536]; };
 
+/* Where the calling thread answers: standard output, or a pipe of a child or thread (raw.h). */
+static __thread FILE *out;
+#define say(...) fprintf(out, __VA_ARGS__)
+
 static char *attached[64];
-static struct message message;
+static __thread struct message message;
 static volatile sig_atomic_t alarms;
 
 static void on_alarm(int number) { (void)number; alarms++; }
@@ -35,9 +40,9 @@ static void on_alarm(int number) { (void)number; alarms++; }
 static void answer(long value)
 {
 	if (value == -1)
-		printf("! %s\n", strerrorname_np(errno));
+		say("! %s\n", strerrorname_np(errno));
 	else
-		printf("= %ld\n", value);
+		say("= %ld\n", value);
 }
 
 static long number(const char *text) { return text ? strtol(text, NULL, 0) : 0; }
@@ -79,7 +84,7 @@ static void shm(const char *verb, char **w)
 		if (shmctl(number(w[0]), IPC_STAT, &ds) < 0)
 			answer(-1);
 		else
-			printf("= %zu %lu %o\n", ds.shm_segsz, (unsigned long)ds.shm_nattch, ds.shm_perm.mode);
+			say("= %zu %lu %o\n", ds.shm_segsz, (unsigned long)ds.shm_nattch, ds.shm_perm.mode);
 	} else if (!strcmp(verb, "peek")) {
 		answer(*(volatile int *)(attached[number(w[0]) & 63] + number(w[1])));
 	} else if (!strcmp(verb, "poke")) {
@@ -92,7 +97,7 @@ static void shm(const char *verb, char **w)
 	} else if (!strcmp(verb, "protect")) { /* protect HANDLE: mprotect for writing */
 		answer(mprotect(attached[number(w[0]) & 63], 4096, PROT_READ | PROT_WRITE));
 	} else {
-		printf("! no such command\n");
+		say("! no such command\n");
 	}
 }
 
@@ -135,7 +140,7 @@ static void sem(const char *verb, char **w, int count)
 	} else if (!strcmp(verb, "semrm")) {
 		answer(semctl(id, 0, IPC_RMID));
 	} else {
-		printf("! no such command\n");
+		say("! no such command\n");
 	}
 }
 
@@ -162,13 +167,13 @@ static void msg(const char *verb, char **w)
 			for (long i = 0; i < n; i++)
 				if (message.mtext[i] < ' ' || message.mtext[i] > '~')
 					message.mtext[i] = '?';
-			printf("= %ld %ld %.*s\n", n, message.mtype, (int)(n > 64 ? 64 : n), message.mtext);
+			say("= %ld %ld %.*s\n", n, message.mtype, (int)(n > 64 ? 64 : n), message.mtext);
 		}
 	} else if (!strcmp(verb, "msgstat")) {
 		if (msgctl(id, IPC_STAT, &ds) < 0)
 			answer(-1);
 		else
-			printf("= %lu %lu %lu\n", (unsigned long)ds.msg_qnum, (unsigned long)ds.__msg_cbytes,
+			say("= %lu %lu %lu\n", (unsigned long)ds.msg_qnum, (unsigned long)ds.__msg_cbytes,
 			       (unsigned long)ds.msg_qbytes);
 	} else if (!strcmp(verb, "msgflood")) { /* msgflood ID TYPE TIMES: numbered messages */
 		long r = 0;
@@ -182,7 +187,7 @@ static void msg(const char *verb, char **w)
 		for (long i = 0; i < number(w[2]) && r >= 0; i++) {
 			r = msgrcv(id, &message, 64, number(w[1]), 0);
 			if (r >= 0 && (message.mtext[r] = 0, atol(message.mtext) != i)) {
-				printf("! message %ld says %s\n", i, message.mtext);
+				say("! message %ld says %s\n", i, message.mtext);
 				return;
 			}
 		}
@@ -190,9 +195,13 @@ static void msg(const char *verb, char **w)
 	} else if (!strcmp(verb, "msgrm")) {
 		answer(msgctl(id, IPC_RMID, NULL));
 	} else {
-		printf("! no such command\n");
+		say("! no such command\n");
 	}
 }
+
+static void perform(char **word, int count, char **argv);
+
+#include "raw.h"
 
 static void life(const char *verb, char **w, char **argv)
 {
@@ -224,34 +233,41 @@ static void life(const char *verb, char **w, char **argv)
 	} else if (!strcmp(verb, "exit")) {
 		exit(number(w[0]));
 	} else {
-		printf("! no such command\n");
+		say("! no such command\n");
 	}
+}
+
+static void perform(char **word, int count, char **argv)
+{
+	const char *verb = word[0];
+	if (raw(verb, word + 1, count - 1, argv))
+		return;
+	if (!strncmp(verb, "shm", 3) || !strcmp(verb, "peek") || !strcmp(verb, "poke") || !strcmp(verb, "add") ||
+	    !strcmp(verb, "protect"))
+		shm(verb, word + 1);
+	else if (!strncmp(verb, "sem", 3))
+		sem(verb, word + 1, count - 1);
+	else if (!strncmp(verb, "msg", 3))
+		msg(verb, word + 1);
+	else
+		life(verb, word + 1, argv);
 }
 
 int main(int argc, char **argv)
 {
 	static char line[1 << 16];
 	(void)argc;
+	out = stdout;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	/* After exec the new image answers the command that started it. */
-	printf(getenv("ACTOR_QUIET") ? "= 0\n" : "ready\n");
+	say(getenv("ACTOR_QUIET") ? "= 0\n" : "ready\n");
 	while (fgets(line, sizeof line, stdin)) {
 		char *word[610] = { 0 };
 		int count = 0;
 		for (char *at = strtok(line, " \n"); at && count < 600; at = strtok(NULL, " \n"))
 			word[count++] = at;
-		if (count == 0)
-			continue;
-		const char *verb = word[0];
-		if (!strncmp(verb, "shm", 3) || !strcmp(verb, "peek") || !strcmp(verb, "poke") || !strcmp(verb, "add") ||
-		    !strcmp(verb, "protect"))
-			shm(verb, word + 1);
-		else if (!strncmp(verb, "sem", 3))
-			sem(verb, word + 1, count - 1);
-		else if (!strncmp(verb, "msg", 3))
-			msg(verb, word + 1);
-		else
-			life(verb, word + 1, argv);
+		if (count > 0)
+			perform(word, count, argv);
 	}
 	return 0;
 }

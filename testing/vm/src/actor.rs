@@ -95,6 +95,11 @@ impl Actor {
         if !matches!(place, Place::Kernel | Place::Library) {
             command.arg(&program);
         }
+        Actor::from_command(command, place)
+    }
+
+    /// Starts one by a command of the caller's making, which says that it is at this place.
+    pub fn from_command(mut command: Command, place: Place) -> Result<Actor> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let input = child.stdin.take();
         let output = child.stdout.take().context("stdout")?;
@@ -156,6 +161,11 @@ impl Actor {
     pub fn is_blocked(&mut self) -> bool {
         std::thread::sleep(Duration::from_millis(300));
         self.answers.try_recv().is_err()
+    }
+
+    /// An answer that is there within this time, if any: a later one is not lost.
+    pub fn answer_if_within(&mut self, limit: Duration) -> Option<String> {
+        self.answers.recv_timeout(limit).ok()
     }
 
     /// kill -9 of the program itself, wherever it runs, by its own hand. It must be idle.

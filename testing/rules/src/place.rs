@@ -1,0 +1,125 @@
+//! The two parties at a place.
+
+use crate::rule::Party;
+use anyhow::Result;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use vshmem_testing_vm::actor::actor_program;
+use vshmem_testing_vm::{Actor, Machine, Place};
+
+/// A column of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// The kernel's own IPC, in an IPC namespace of the test's own where that can be had.
+    Kernel,
+    /// Two processes of the host under Vshmem.
+    Host,
+    /// Two local domains, as containers are.
+    Containers,
+    /// Two UML guests.
+    Uml,
+}
+
+impl Column {
+    /// All, the reference first.
+    pub const ALL: [Column; 4] = [Column::Kernel, Column::Host, Column::Containers, Column::Uml];
+
+    /// Whether the two parties are in different domains.
+    pub fn crosses(self) -> bool {
+        matches!(self, Column::Containers | Column::Uml)
+    }
+
+    /// Its name in the table and in the list of differences.
+    pub fn name(self) -> &'static str {
+        match self {
+            Column::Kernel => "kernel",
+            Column::Host => "host",
+            Column::Containers => "containers",
+            Column::Uml => "uml",
+        }
+    }
+}
+
+/// Two running parties.
+pub struct Parties {
+    column: Column,
+    actors: Option<(Actor, Actor)>,
+    machine: Option<Machine>,
+    /// Their process ids, as they see themselves.
+    pub pids: (i64, i64),
+}
+
+impl Parties {
+    /// Starts them; Vshmem's daemon with them.
+    pub fn start(column: Column) -> Result<Parties> {
+        let machine = match column {
+            Column::Kernel => None,
+            _ => Some(Machine::start()?),
+        };
+        if let Some(machine) = &machine {
+            // Some rules change the user.
+            std::fs::set_permissions(machine.runtime(), std::fs::Permissions::from_mode(0o755))?;
+        }
+        let mut parties = Parties {
+            column,
+            actors: None,
+            machine,
+            pids: (0, 0),
+        };
+        parties.restart()?;
+        Ok(parties)
+    }
+
+    /// Ends both and starts two new ones.
+    pub fn restart(&mut self) -> Result<()> {
+        if let Some((mut a, mut b)) = self.actors.take() {
+            let _ = a.kill();
+            let _ = b.kill();
+        }
+        let (mut a, mut b) = match (&self.machine, self.column) {
+            (Some(machine), Column::Host) => (
+                Actor::start(machine, Place::Host)?,
+                Actor::start(machine, Place::Host)?,
+            ),
+            (Some(machine), Column::Containers) => (
+                Actor::start(machine, Place::Local("a"))?,
+                Actor::start(machine, Place::Local("b"))?,
+            ),
+            (Some(machine), Column::Uml) => (
+                Actor::start(machine, Place::Uml("a"))?,
+                Actor::start(machine, Place::Uml("b"))?,
+            ),
+            _ => under_the_kernel()?,
+        };
+        self.pids = (a.number("pid")?, b.number("pid")?);
+        self.actors = Some((a, b));
+        Ok(())
+    }
+
+    /// One of them.
+    pub fn get(&mut self, party: Party) -> Result<&mut Actor> {
+        match (&mut self.actors, party) {
+            (Some((a, _)), Party::A) => Ok(a),
+            (Some((_, b)), Party::B) => Ok(b),
+            (None, _) => anyhow::bail!("the parties did not start"),
+        }
+    }
+}
+
+/// Two parties on the kernel's own IPC: in a namespace of their own if the caller may make one.
+fn under_the_kernel() -> Result<(Actor, Actor)> {
+    let program = actor_program()?;
+    let mut command = Command::new("unshare");
+    command.args(["--ipc", "--"]).arg(&program);
+    let Ok(a) = Actor::from_command(command, Place::Kernel) else {
+        let start = || Actor::from_command(Command::new(&program), Place::Kernel);
+        return Ok((start()?, start()?));
+    };
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--ipc=/proc/{}/ns/ipc", a.host_pid()))
+        .arg("--")
+        .arg(&program);
+    let b = Actor::from_command(command, Place::Kernel)?;
+    Ok((a, b))
+}
