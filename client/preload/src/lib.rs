@@ -10,7 +10,7 @@
 //! | [`signals`] | sigaction and signal, so that handlers wait until a section ends |
 //! | [`files`], [`proc_text`] | `/proc/sysvipc/*` and `/proc/sys/kernel/{shmmax,sem,…}` as an unmodified `ipcs` reads them |
 //! | [`identity`] | setuid and its family: the daemon must know who asks |
-//! | [`posix`] | POSIX semaphores that a program keeps in a segment, where the kernel cannot wait on it |
+//! | [`posix`] | POSIX semaphores and conditions that a program keeps in a segment, where the kernel cannot wait on it |
 //! | [`dlopen`] | plug-ins loaded with RTLD_DEEPBIND would not see this library |
 //! | [`next`] | libc's own functions behind the ones replaced here |
 //!
