@@ -210,6 +210,7 @@ impl Registry {
             .get(&serial)
             .ok_or_else(|| Failure::errno(EINVAL))?;
         let (domain, before, now) = (construct.domain, construct.extents.len(), construct.bytes);
+        let group = construct.group;
         let extent = match construct.body {
             Body::Sem { nsems } => sizes::set_extent(nsems, wanted),
             _ => sizes::queue_extent(wanted).ok_or_else(|| none("no queue holds such a message"))?,
@@ -220,10 +221,10 @@ impl Registry {
         let within = |registry: &Self, bytes| registry.check_quota(domain, 0, bytes).is_ok();
         let mut taken = None;
         if within(self, best) && pieces > 0 {
-            taken = self.pool.take(now, best, 1);
+            taken = self.pages_of(group).take(now, best, 1);
         }
         if taken.is_none() && within(self, least) {
-            taken = self.pool.take(now, least, pieces);
+            taken = self.pages_of(group).take(now, least, pieces);
         }
         let taken = taken.ok_or_else(|| none("the pool or the domain's quota has no room for it to grow"))?;
         let bytes: u64 = taken.iter().map(|e| e.bytes).sum();
@@ -233,11 +234,12 @@ impl Registry {
             return Ok(());
         };
         let kind = construct.kind;
-        fx.extend(
-            taken
-                .iter()
-                .map(|&extent| Effect::Provide { kind, serial, extent }),
-        );
+        fx.extend(taken.iter().map(|&extent| Effect::Provide {
+            group,
+            kind,
+            serial,
+            extent,
+        }));
         construct.extents.extend(taken);
         construct.bytes += bytes;
         fx.push(Effect::Grown {

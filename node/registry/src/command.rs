@@ -239,6 +239,8 @@ pub struct Sweep {
 pub enum Effect {
     /// Make an extent of a construct exist, zeroed. Repeated: nothing, it exists.
     Provide {
+        /// The group it is of: says in which store its memory is.
+        group: u16,
         /// What it is.
         kind: Kind,
         /// Its serial number.
@@ -307,6 +309,8 @@ pub enum Effect {
     },
     /// Let a domain map the construct. Repeated: no harm.
     Admit {
+        /// The group it is of: says in which store its memory is.
+        group: u16,
         /// The construct.
         serial: u64,
         /// The domain.
@@ -316,6 +320,8 @@ pub enum Effect {
     },
     /// No process of the domain uses the construct any more (or it may not any more): no new mappings. Repeated: no harm.
     Revoke {
+        /// The group it is of: says in which store its memory is.
+        group: u16,
         /// The construct.
         serial: u64,
         /// The domain.
@@ -324,6 +330,8 @@ pub enum Effect {
     /// Nobody uses the construct any more: drop what the daemon itself mapped and remembers of it, and give its memory back, zeroed.
     /// Repeated: nothing, it is gone.
     Release {
+        /// The group it is of: says in which store its memory is.
+        group: u16,
         /// What it was.
         kind: Kind,
         /// Its serial number.

@@ -56,6 +56,39 @@ pub struct GroupConfig {
     pub members: Option<BTreeSet<String>>,
     /// Name of the host's own domain, whose privileged processes may do everything.
     pub host: String,
+    /// Further groups, numbered from 1; the one above is group 0. Their constructs have a file each.
+    pub more: Vec<MoreGroup>,
+    /// Domains that are not just in group 0, by name.
+    pub memberships: BTreeMap<String, Membership>,
+}
+
+/// A group beside the first: keys of its own, and a file for each construct.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoreGroup {
+    /// Its name.
+    pub name: String,
+    /// Whether uids count across domains.
+    pub uids: Uids,
+}
+
+/// Which groups a domain is in, and which keys it looks for where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// Numbers of groups. Keys that no route names are those of the first.
+    pub groups: Vec<u16>,
+    /// Routes that do not overlap.
+    pub routes: Vec<Route>,
+}
+
+/// Keys that a domain looks for in one of its groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The first key. IPC_PRIVATE is 0.
+    pub first: u32,
+    /// The last key.
+    pub last: u32,
+    /// Number of the group.
+    pub group: u16,
 }
 
 impl GroupConfig {
@@ -70,6 +103,8 @@ impl GroupConfig {
             quotas: BTreeMap::new(),
             members: None,
             host: "host".into(),
+            more: Vec::new(),
+            memberships: BTreeMap::new(),
         }
     }
 }

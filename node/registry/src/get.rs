@@ -137,11 +137,11 @@ impl Registry {
 
     /// The construct a key names; None where one is to be made; ENOENT, EEXIST.
     fn existing(&self, client: u32, kind: Kind, key: i32, flags: i32) -> Result<Option<u64>, Failure> {
-        self.alive(client)?;
+        let domain = self.alive(client)?.domain;
         if key == IPC_PRIVATE {
             return Ok(None);
         }
-        match self.table(kind).keys.get(&key) {
+        match self.table(kind).keys.get(&(self.routed(domain, key), key)) {
             None if flags & IPC_CREAT == 0 => Err(Failure::errno(ENOENT)),
             None => Ok(None),
             Some(_) if flags & IPC_CREAT != 0 && flags & IPC_EXCL != 0 => Err(Failure::errno(EEXIST)),
@@ -189,6 +189,7 @@ impl Registry {
         let record = self.alive(client)?;
         let domain = record.domain;
         let (uid, gid) = (record.who.uid, record.who.gid);
+        let group = self.routed(domain, new.key);
         self.check_quota(domain, 1, new.bytes)?;
         let limits = self.group.limits;
         let most = match new.kind {
@@ -201,10 +202,13 @@ impl Registry {
         if full || self.constructs.len() >= 4 * SLOTS as usize {
             return Err(Failure::because(ENOSPC, "all ids of this kind are in use"));
         }
-        let extents = self.pool.take(0, new.bytes, new.pieces).ok_or_else(no_memory)?;
+        let extents = self
+            .pages_of(group)
+            .take(0, new.bytes, new.pieces)
+            .ok_or_else(no_memory)?;
         let serial = self.next_serial;
         let Some((slot, seq)) = self.table_mut(new.kind).take(serial) else {
-            self.pool.give_back(&extents);
+            self.pages_of(group).give_back(&extents);
             return Err(Failure::errno(ENOSPC));
         };
         self.next_serial += 1;
@@ -221,6 +225,7 @@ impl Registry {
                 mode: new.flags as u16 & 0o777,
                 seq,
             },
+            group,
             domain,
             life: Life::Live,
             sight: Sight::AllBut(Default::default()),
@@ -235,7 +240,7 @@ impl Registry {
             nattch: 0,
         };
         if new.key != IPC_PRIVATE {
-            self.table_mut(new.kind).keys.insert(new.key, serial);
+            self.table_mut(new.kind).keys.insert((group, new.key), serial);
         }
         match new.body {
             Body::Shm { .. } => self.shm_pages += new.bytes / PAGE,
@@ -297,8 +302,8 @@ impl Registry {
             let gone = construct.extents.split_off(before);
             let bytes: u64 = gone.iter().map(|e| e.bytes).sum();
             construct.bytes -= bytes;
-            let domain = construct.domain;
-            self.pool.give_back(&gone);
+            let (domain, group) = (construct.domain, construct.group);
+            self.pages_of(group).give_back(&gone);
             self.charge(domain, 0, -(bytes as i64));
             return Ok(Done::Nothing);
         }
@@ -319,10 +324,15 @@ fn no_memory() -> Failure {
 
 /// The effects that bring a new construct about.
 fn announce(serial: u64, construct: &Construct, fx: &mut Effects) {
-    let kind = construct.kind;
+    let (kind, group) = (construct.kind, construct.group);
     debug_assert_eq!(construct.perm.mode & SHM_DEST, 0);
     for &extent in &construct.extents {
-        fx.push(Effect::Provide { kind, serial, extent });
+        fx.push(Effect::Provide {
+            group,
+            kind,
+            serial,
+            extent,
+        });
     }
     if kind != Kind::Shm {
         fx.push(Effect::Format {

@@ -22,6 +22,7 @@ impl Registry {
         construct.nattch += u64::from(count);
         if admit {
             fx.push(Effect::Admit {
+                group: construct.group,
                 serial,
                 domain,
                 writable: presence.writable,
@@ -40,7 +41,12 @@ impl Registry {
             construct.nattch -= count;
             if presence.count == 0 {
                 construct.present.remove(&domain);
-                fx.push(Effect::Revoke { serial, domain });
+                let group = construct.group;
+                fx.push(Effect::Revoke {
+                    group,
+                    serial,
+                    domain,
+                });
             }
         }
         self.settle(serial, fx);
@@ -103,9 +109,10 @@ impl Registry {
         if !matches!(construct.life, Life::Live) {
             self.quarantine = self.quarantine.saturating_sub(construct.bytes);
         }
-        self.pool.give_back(&construct.extents);
+        self.pages_of(construct.group).give_back(&construct.extents);
         self.charge(construct.domain, -1, -(construct.bytes as i64));
         fx.push(Effect::Release {
+            group: construct.group,
             kind: construct.kind,
             serial,
             extents: construct.extents,
@@ -119,7 +126,7 @@ impl Registry {
         }
         let table = self.table_mut(construct.kind);
         if construct.perm.key != 0 {
-            table.keys.remove(&construct.perm.key);
+            table.keys.remove(&(construct.group, construct.perm.key));
         }
         table.free(construct.slot);
         match construct.body {
@@ -145,12 +152,12 @@ impl Registry {
         if construct.life == Life::Doomed {
             return;
         }
-        let key = std::mem::take(&mut construct.perm.key);
+        let (group, key) = (construct.group, std::mem::take(&mut construct.perm.key));
         construct.perm.mode |= SHM_DEST;
         construct.life = Life::Doomed;
         self.quarantine += construct.bytes;
         if key != 0 {
-            self.shm.keys.remove(&key);
+            self.shm.keys.remove(&(group, key));
         }
         self.settle(serial, fx);
     }

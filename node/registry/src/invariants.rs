@@ -16,8 +16,10 @@ impl Registry {
     }
 
     fn check_memory(&self) -> Result<(), String> {
-        self.pool
-            .check(self.constructs.values().flat_map(|c| &c.extents))?;
+        for (pool, first) in [(&self.pool, true), (&self.files, false)] {
+            let ours = self.constructs.values().filter(|c| (c.group == 0) == first);
+            pool.check(ours.flat_map(|c| &c.extents))?;
+        }
         let mut quarantine = 0;
         let mut charged: BTreeMap<u16, (u32, u64)> = BTreeMap::new();
         let (mut pages, mut semaphores) = (0, 0);
@@ -29,7 +31,10 @@ impl Registry {
                     c.bytes
                 ));
             }
-            if self.group.store == Store::PerConstruct {
+            if !self.within(c.domain, c.group) {
+                return Err(format!("construct {serial} is of a group its domain is not in"));
+            }
+            if c.group != 0 || self.group.store == Store::PerConstruct {
                 let mut at = 0;
                 for extent in &c.extents {
                     if extent.offset != at || extent.bytes % PAGE != 0 {
@@ -117,7 +122,7 @@ impl Registry {
             if table.slots.get(&c.slot) != Some(&serial) {
                 return Err(format!("construct {serial} is not in its slot"));
             }
-            if c.perm.key != 0 && table.keys.get(&c.perm.key) != Some(&serial) {
+            if c.perm.key != 0 && table.keys.get(&(c.group, c.perm.key)) != Some(&serial) {
                 return Err(format!("construct {serial} is not under its key"));
             }
         }
@@ -127,11 +132,11 @@ impl Registry {
         if slots != named {
             return Err(format!("{slots} slots in use by {named} constructs"));
         }
-        for (key, serial) in keys {
+        for ((group, key), serial) in keys {
             if self
                 .constructs
                 .get(serial)
-                .is_none_or(|c| c.perm.key != *key || !c.named())
+                .is_none_or(|c| c.perm.key != *key || c.group != *group || !c.named())
             {
                 return Err(format!(
                     "key {key:#x} names construct {serial}, which does not bear it"

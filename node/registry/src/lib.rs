@@ -11,6 +11,7 @@
 //! | [`registry`] | the state, which command goes where, what the daemon may ask |
 //! | `life` | domains, clients, forks: how they come and go, and what they leave behind |
 //! | `get`, `attach`, `control`, `share` | what requests do |
+//! | `groups` | which group a construct, a key or a domain belongs to |
 //! | `permission` | who may do what |
 //! | `holding` | who has what, and when nobody has it any more |
 //! | `slots`, `pool`, `sizes` | ids, pages, how many of them |
@@ -26,6 +27,7 @@ pub mod config;
 mod control;
 mod errno;
 mod get;
+mod groups;
 mod holding;
 mod invariants;
 mod life;
@@ -38,7 +40,7 @@ mod slots;
 mod state;
 
 pub use command::{Command, Done, Effect, Outcome, Sweep};
-pub use config::{GroupConfig, Quota, Store, Uids};
+pub use config::{GroupConfig, Membership, MoreGroup, Quota, Route, Store, Uids};
 pub use registry::{ClientView, ConstructView, Registry};
 
 /// Size of a page: extents are multiples of it.

@@ -37,6 +37,13 @@ impl Registry {
                 format!("{name:?} may not join group {}", self.group.name),
             ));
         }
+        if let Some(group) = self.group.out_of_reach(&name).filter(|_| own_space) {
+            let group = self.group.name_of(group);
+            let why = format!(
+                "{name:?} is in group {group}, whose memory is a file per construct, which a guest cannot reach"
+            );
+            return Err(Failure::because(EPERM, why));
+        }
         let number = match self.names.get(&name) {
             Some(&number) => number,
             None => self.domain_number()?,

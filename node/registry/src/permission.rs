@@ -29,7 +29,7 @@ impl Registry {
 
     /// Whether the client's ids mean nothing to the construct.
     fn foreign(&self, client: &Client, construct: &Construct) -> bool {
-        self.group.uids == Uids::Separate && client.domain != construct.domain
+        self.group.uids_of(construct.group) == Uids::Separate && client.domain != construct.domain
     }
 
     /// Whether the client has a capability that counts for the construct.
@@ -39,11 +39,11 @@ impl Registry {
 
     /// Whether the client's domain sees the construct at all.
     pub(crate) fn sees(&self, client: &Client, construct: &Construct) -> bool {
-        client.domain == construct.domain
-            || self
-                .domains
-                .get(&client.domain)
-                .is_some_and(|d| construct.sight.allows(&d.name))
+        let shared = || {
+            let domain = self.domains.get(&client.domain);
+            client.domain == construct.domain || domain.is_some_and(|d| construct.sight.allows(&d.name))
+        };
+        (self.within(client.domain, construct.group) && shared())
             || (self.on_host(client) && client.who.caps & caps::SYS_ADMIN != 0)
     }
 

@@ -31,6 +31,8 @@ pub struct Registry {
     pub(crate) msg: Table,
     pub(crate) sweeps: BTreeSet<Sweep>,
     pub(crate) pool: Pool,
+    /// Memory of the further groups: a file per construct.
+    pub(crate) files: Pool,
     /// Pages of all segments, semaphores of all named sets.
     pub(crate) shm_pages: u64,
     pub(crate) semaphores: u64,
@@ -65,6 +67,8 @@ pub struct ConstructView<'a> {
     pub qbytes: u64,
     /// Number of the domain it was made in.
     pub domain: u16,
+    /// Number of the group it is of: says in which store its memory is.
+    pub group: u16,
 }
 
 /// What the daemon may know of a client.
@@ -106,6 +110,7 @@ impl Registry {
             msg: Table::default(),
             sweeps: BTreeSet::new(),
             pool,
+            files: Pool::new(Store::PerConstruct),
             shm_pages: 0,
             semaphores: 0,
             quarantine: 0,
@@ -362,6 +367,11 @@ impl Registry {
 
     /// Bytes of construct memory in use, those in quarantine included.
     pub fn bytes_used(&self) -> u64 {
+        self.pool.used() + self.files.used()
+    }
+
+    /// The part of [`Registry::bytes_used`] that is in group 0's store.
+    pub fn pool_used(&self) -> u64 {
         self.pool.used()
     }
 
@@ -456,6 +466,7 @@ fn view(serial: u64, construct: &Construct) -> ConstructView<'_> {
         segsz: construct.segsz(),
         qbytes: construct.qbytes(),
         domain: construct.domain,
+        group: construct.group,
     }
 }
 

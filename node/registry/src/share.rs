@@ -25,10 +25,14 @@ impl Registry {
         let (serial, record, construct) = self.seen(client, kind, id)?;
         self.check_share(record, construct)?;
         for name in &domains {
-            if !self.names.contains_key(name) && !self.member(name) {
+            let known = self.names.contains_key(name) || self.member(name);
+            if !known || !self.group.is_in(name, construct.group) {
                 return Err(Failure::because(
                     EINVAL,
-                    format!("domain {name:?} is no member of the group"),
+                    format!(
+                        "domain {name:?} is no member of group {}",
+                        self.group.name_of(construct.group)
+                    ),
                 ));
             }
         }
@@ -49,6 +53,7 @@ impl Registry {
         };
         construct.sight = sight;
         construct.permission = construct.permission.wrapping_add(1);
+        let group = construct.group;
         for domain in construct
             .present
             .keys()
@@ -57,7 +62,11 @@ impl Registry {
         {
             let name = self.domains.get(&domain).map_or("", |d| d.name.as_str());
             if !construct.sight.allows(name) {
-                fx.push(Effect::Revoke { serial, domain });
+                fx.push(Effect::Revoke {
+                    group,
+                    serial,
+                    domain,
+                });
             }
         }
         if kind != Kind::Shm {

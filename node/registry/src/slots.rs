@@ -14,8 +14,8 @@ const GAP: usize = 64;
 /// The keys and slots of one kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Table {
-    /// Serial numbers by key; IPC_PRIVATE is no key.
-    pub(crate) keys: BTreeMap<i32, u64>,
+    /// Serial numbers by group and key; IPC_PRIVATE is no key.
+    pub(crate) keys: BTreeMap<(u16, i32), u64>,
     /// Serial numbers by slot.
     pub(crate) slots: BTreeMap<u32, u64>,
     /// The sequence number each slot has or had last.

@@ -42,8 +42,14 @@ impl Backend {
     pub(super) fn carry_out(&mut self, effects: Vec<Effect>) -> io::Result<()> {
         let mut failed = None;
         for effect in effects {
-            if let Effect::Provide { kind, serial, extent } = effect {
-                if let Err(e) = self.provide(kind, serial, extent) {
+            if let Effect::Provide {
+                group,
+                kind,
+                serial,
+                extent,
+            } = effect
+            {
+                if let Err(e) = self.provide(group, (kind, Serial(serial)), extent) {
                     if self.lines.allows() {
                         tracing::warn!(serial, ?kind, bytes = extent.bytes, "memory cannot be had: {e}");
                     }
@@ -66,8 +72,8 @@ impl Backend {
         }
     }
 
-    fn provide(&mut self, kind: Kind, serial: u64, extent: Extent) -> io::Result<()> {
-        self.store.provide((kind, Serial(serial)), extent)?;
+    fn provide(&mut self, group: u16, what: (Kind, Serial), extent: Extent) -> io::Result<()> {
+        self.stores.of_mut(group).provide(what, extent)?;
         self.keep_store();
         Ok(())
     }
@@ -96,20 +102,32 @@ impl Backend {
                 Kind::Shm => {}
             }),
             Effect::Admit {
+                group,
                 serial,
                 domain,
                 writable,
             } => self.noted("admit", serial, |b| {
-                b.store.admit(Serial(serial), domain, writable)
+                b.stores.of_mut(group).admit(Serial(serial), domain, writable)
             }),
-            Effect::Revoke { serial, domain } => self.noted("revoke", serial, |b| {
-                b.store.revoke(Serial(serial), domain).map(|_| ())
+            Effect::Revoke {
+                group,
+                serial,
+                domain,
+            } => self.noted("revoke", serial, |b| {
+                b.stores.of_mut(group).revoke(Serial(serial), domain).map(|_| ())
             }),
-            Effect::Release { serial, extents, .. } => {
-                self.mappings.drop_one(self.store.as_mut(), serial);
+            Effect::Release {
+                group,
+                serial,
+                extents,
+                ..
+            } => {
+                self.mappings.drop_one(&mut self.stores, serial);
                 self.suspicions.remove(&serial);
                 self.later.retain(|(_, _, work)| work.serial() != serial);
-                self.noted("release", serial, |b| b.store.release(Serial(serial), &extents));
+                self.noted("release", serial, |b| {
+                    b.stores.of_mut(group).release(Serial(serial), &extents)
+                });
                 self.keep_store();
             }
             Effect::Inspect { kind, serial, what } => self.inspect(kind, serial, what),
@@ -158,14 +176,17 @@ impl Backend {
         }
     }
 
-    /// Does something with a construct's memory, and says so in the log if it cannot be mapped.
+    /// Does something with the memory of a construct that the registry knows, and says so in the log if it cannot be mapped.
     pub(super) fn with<R: Default>(
         &mut self,
         serial: u64,
         extents: &[Extent],
         act: impl FnOnce(&Mapping) -> R,
     ) -> R {
-        match self.mappings.get(self.store.as_mut(), serial, extents) {
+        let Some(group) = self.registry.construct(serial).map(|c| c.group) else {
+            return R::default();
+        };
+        match self.mappings.get(&mut self.stores, (group, serial), extents) {
             Ok(words) => act(words),
             Err(e) => {
                 tracing::error!(serial, "a construct cannot be mapped: {e}");

@@ -74,7 +74,7 @@ impl Backend {
             let why = "only root and the daemon's own user may bring a guest in";
             return Err(Failure::because(libc::EPERM, why));
         }
-        let Reach::Pool { bytes } = self.store.reach() else {
+        let Reach::Pool { bytes } = self.stores.of(0).reach() else {
             let why = "this group's memory is a file per construct, which a guest cannot reach: set memory = \"pool\"";
             return Err(Failure::because(libc::EOPNOTSUPP, why));
         };
@@ -92,7 +92,8 @@ impl Backend {
             |e: std::io::Error| Failure::because(libc::EINVAL, format!("the stream cannot be used: {e}"));
         let stream = Stream::paced(stream, false).map_err(unusable)?;
         let (pool, _) = self
-            .store
+            .stores
+            .of(0)
             .descriptor(Serial(0), true)
             .map_err(|e| Failure::because(libc::ENOMEM, format!("the pool cannot be opened: {e}")))?;
         let command = Command::DomainUp {
@@ -252,7 +253,7 @@ impl Backend {
             return self.tell(number, &Down::Refused { why });
         }
         let _ = self.apply(Command::Alive { domain, clients });
-        let pool_bytes = match self.store.reach() {
+        let pool_bytes = match self.stores.of(0).reach() {
             Reach::Pool { bytes } => bytes,
             Reach::PerConstruct => 0,
         };

@@ -10,6 +10,7 @@
 //! | [`guests`] | guests' streams |
 //! | [`effects`] | what the registry wants done to construct memory |
 //! | [`stat`], [`behalf`] | reading and operating on sets and queues |
+//! | [`stores`] | where the memory of which group is |
 //! | [`memory`], [`world`] | how the back-end itself reaches them |
 
 mod behalf;
@@ -19,6 +20,7 @@ mod memory;
 mod requests;
 mod start;
 mod stat;
+mod stores;
 mod world;
 
 use crate::clients::{Clients, Event};
@@ -34,13 +36,13 @@ use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use vshmem_port::store::Store;
+use stores::Stores;
 use vshmem_registry::{Command, Done, Registry, Sweep};
 use vshmem_wire::Failure;
 use vshmem_words::Mapping;
 
 pub(crate) use requests::{check_version, is_domain_name, set_window};
-pub(crate) use start::run;
+pub(crate) use start::{HOST, run};
 
 /// The log is rewritten as a snapshot when it has grown to this, or to four snapshots.
 const LOG_BYTES: u64 = 1 << 20;
@@ -88,7 +90,7 @@ struct Backend {
     guests: BTreeMap<u32, Guest>,
     next_guest: u32,
     registry: Registry,
-    store: Box<dyn Store>,
+    stores: Stores,
     kept_memory: BTreeSet<String>,
     /// The whole pool, for waking sleepers of space 0 on behalf of guests.
     pool: Option<Mapping>,
@@ -232,21 +234,17 @@ impl Backend {
         Ok(())
     }
 
-    /// Has the keeper hold what the store needs held.
+    /// Has the keeper hold what the stores need held.
     fn keep_store(&mut self) {
-        if matches!(self.store.reach(), vshmem_port::store::Reach::Pool { .. })
-            && !self.kept_memory.is_empty()
-        {
-            return;
-        }
-        let names: BTreeSet<String> = self.store.keep().into_iter().map(|(name, _)| name).collect();
-        for (name, fd) in self.store.keep() {
+        let mut names = BTreeSet::new();
+        for (name, fd) in self.stores.keep() {
             if !self.kept_memory.contains(&name) {
-                self.keeper.keep(format!("{}{name}", start::MEMORY), fd);
+                self.keeper.keep(name.clone(), fd);
             }
+            names.insert(name);
         }
         for name in self.kept_memory.difference(&names) {
-            self.keeper.drop_kept(format!("{}{name}", start::MEMORY));
+            self.keeper.drop_kept(name.clone());
         }
         self.kept_memory = names;
     }

@@ -237,7 +237,10 @@ impl Backend {
         let (Ok(mut reply), Some((serial, writable))) = (verdict.clone(), memory) else {
             return (verdict, Vec::new());
         };
-        match self.store.descriptor(Serial(serial), writable) {
+        let Some(group) = self.registry.construct(serial).map(|c| c.group) else {
+            return (Err(Failure::errno(libc::EIDRM)), Vec::new());
+        };
+        match self.stores.of(group).descriptor(Serial(serial), writable) {
             Ok((fd, window)) => {
                 set_window(&mut reply, window);
                 (Ok(reply), vec![fd])
@@ -365,7 +368,7 @@ impl Backend {
     }
 
     fn status(&self) -> Status {
-        let pool_bytes = match self.store.reach() {
+        let pool_bytes = match self.stores.of(0).reach() {
             Reach::Pool { bytes } => bytes,
             Reach::PerConstruct => 0,
         };
@@ -376,7 +379,7 @@ impl Backend {
             uptime: pages::now().saturating_sub(self.since),
             group: self.registry.group().name.clone(),
             pool_bytes,
-            pool_used: self.registry.bytes_used(),
+            pool_used: self.registry.pool_used(),
             quarantine: self.registry.bytes_quarantined(),
             domains: self.registry.domains(),
         }

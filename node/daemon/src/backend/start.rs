@@ -2,9 +2,10 @@
 
 use super::guests::Guest;
 use super::memory::Mappings;
+use super::stores::Stores;
 use super::{Backend, Door, Entry};
 use crate::clients::Clients;
-use crate::config::{Config, Memory};
+use crate::config::Config;
 use crate::keeper::{Handover, Journal};
 use crate::process::limit::Limit;
 use crate::process::pages::{self, TimePage};
@@ -21,7 +22,7 @@ use vshmem_registry::{Command, Done, Effect, Registry};
 use vshmem_words::Mapping;
 
 /// Name of the host's own domain.
-pub(super) const HOST: &str = "host";
+pub(crate) const HOST: &str = "host";
 /// The port of domains of the host's kernel.
 pub(super) const LOCAL: &str = "local";
 /// What the keeper holds, by name.
@@ -31,8 +32,6 @@ const DOOR: &str = "door/";
 const GREETED: &str = "greeted/";
 const ATTACHED: &str = "attached/";
 const FORK: &str = "fork/";
-/// Before the names that the store gives.
-pub(super) const MEMORY: &str = "memory/";
 
 /// The name under which a fork's socket is kept.
 pub(super) fn fork_name(fork: u64, domain: u16) -> String {
@@ -105,22 +104,6 @@ fn recall(config: &Config, log: Option<OwnedFd>) -> anyhow::Result<Past> {
     })
 }
 
-fn open_store(config: &Config, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<Box<dyn Store>> {
-    let mut store = match config.group.memory {
-        Memory::Pool => vshmem_port_select::pool_store(config.group.pool).context("making the pool")?,
-        Memory::Memfd => vshmem_port_select::file_store(),
-    };
-    let names: Vec<String> = kept.keys().filter(|n| n.starts_with(MEMORY)).cloned().collect();
-    for name in names {
-        if let Some(fd) = kept.remove(&name) {
-            store
-                .adopt(&name[MEMORY.len()..], fd)
-                .with_context(|| format!("taking {name} over"))?;
-        }
-    }
-    Ok(store)
-}
-
 fn map_pool(store: &dyn Store) -> anyhow::Result<Option<Mapping>> {
     let Reach::Pool { bytes } = store.reach() else {
         return Ok(None);
@@ -144,7 +127,7 @@ impl Backend {
             None => TimePage::new(),
         }
         .context("making the time page")?;
-        let store = open_store(&config, &mut kept)?;
+        let stores = Stores::open(&config, &mut kept)?;
         let Past {
             registry,
             journal,
@@ -158,8 +141,8 @@ impl Backend {
             guests: BTreeMap::new(),
             next_guest: 1,
             registry,
-            pool: map_pool(store.as_ref())?,
-            store,
+            pool: map_pool(stores.of(0))?,
+            stores,
             kept_memory: Default::default(),
             mappings: Mappings::default(),
             later: Vec::new(),

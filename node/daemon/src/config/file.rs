@@ -1,10 +1,13 @@
 //! The configuration file as it is written. Every field may be left out; one that is not known is refused.
 
+use super::groups::{self, DomainGroups, GroupTable};
 use super::size::Size;
 use super::{Config, Domain, Memory};
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use toml::Spanned;
 use vshmem_registry::{Quota, Uids};
 use vshmem_wire::Limits;
 
@@ -19,6 +22,7 @@ pub(super) struct File {
     connections_per_user: Option<u32>,
     socket: Option<Socket>,
     group: Option<Group>,
+    groups: Vec<GroupTable>,
     limits: Option<LimitsTable>,
     #[serde(rename = "domain")]
     domains: Vec<DomainTable>,
@@ -85,16 +89,25 @@ struct Group {
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum MemoryWord {
+pub(super) enum MemoryWord {
     Pool,
     Memfd,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum UidsWord {
+pub(super) enum UidsWord {
     Shared,
     Separate,
+}
+
+impl From<UidsWord> for Uids {
+    fn from(word: UidsWord) -> Self {
+        match word {
+            UidsWord::Shared => Uids::Shared,
+            UidsWord::Separate => Uids::Separate,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -157,11 +170,15 @@ struct DomainTable {
     quota: Option<QuotaTable>,
     #[serde(default)]
     keys: Option<String>,
+    #[serde(default)]
+    groups: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    routes: BTreeMap<Spanned<String>, Spanned<String>>,
 }
 
 impl File {
     /// What the file says, over what holds without one.
-    pub(super) fn checked(self, runtime_dir: Option<&Path>) -> anyhow::Result<Config> {
+    pub(super) fn checked(self, text: &str, runtime_dir: Option<&Path>) -> anyhow::Result<Config> {
         let runtime_dir = runtime_dir.or(self.runtime_dir.as_deref());
         let mut config = Config::new(crate::sockets::runtime_dir(runtime_dir)?);
         if let Some(log) = self.log {
@@ -182,14 +199,23 @@ impl File {
         if let Some(limits) = &self.limits {
             config.group.limits = limits.over(config.group.limits);
         }
-        for domain in self.domains {
+        let mut of_domains = BTreeMap::new();
+        for mut domain in self.domains {
             let name = domain.name.clone();
+            let of_domain = DomainGroups {
+                guest: domain.port.clone().filter(|port| port != "local"),
+                groups: domain.groups.take(),
+                routes: std::mem::take(&mut domain.routes),
+            };
+            of_domains.insert(name.clone(), of_domain);
             let checked = domain.checked().with_context(|| format!("domain {name:?}"))?;
             ensure!(
                 config.domains.insert(name.clone(), checked).is_none(),
                 "domain {name:?} is there twice"
             );
         }
+        (config.more, config.memberships) =
+            groups::resolve(text, &config.group.name, self.groups, &of_domains)?;
         Ok(config)
     }
 }
@@ -204,11 +230,7 @@ impl Group {
             Some(MemoryWord::Pool) => group.memory = Memory::Pool,
             None => {}
         }
-        match self.uids {
-            Some(UidsWord::Separate) => group.uids = Uids::Separate,
-            Some(UidsWord::Shared) => group.uids = Uids::Shared,
-            None => {}
-        }
+        group.uids = self.uids.map_or(group.uids, Into::into);
         if let Some(Size(pool)) = self.pool {
             ensure!(
                 group.memory == Memory::Pool,

@@ -1,16 +1,17 @@
 //! The back-end's configuration: what a file may say, and what is made of it.
 //!
-//! [`file`] holds the TOML as it is written, and refuses what it does not know, naming file, line and field. [`Config`] is what the daemon uses, and
+//! [`file`] holds the TOML as it is written, and refuses what it does not know, naming file, line and field; [`groups`] does so for groups and routes. [`Config`] is what the daemon uses, and
 //! what a restarted daemon gets: the file is read once, by the keeper.
 
 mod file;
+mod groups;
 mod size;
 
 use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use vshmem_registry::{GroupConfig, Quota, Store, Uids};
+use vshmem_registry::{GroupConfig, Membership, MoreGroup, Quota, Store, Uids};
 use vshmem_wire::Limits;
 
 pub use size::parse_size;
@@ -31,8 +32,12 @@ pub(crate) struct Config {
     pub(crate) socket: SocketConfig,
     /// Most connections of one user other than root.
     pub(crate) connections_per_user: usize,
-    /// The group.
+    /// The first group.
     pub(crate) group: Group,
+    /// Further groups.
+    pub(crate) more: Vec<MoreGroup>,
+    /// Domains that are not just in the first group, by name.
+    pub(crate) memberships: BTreeMap<String, Membership>,
     /// Domains that the file mentions, by name.
     pub(crate) domains: BTreeMap<String, Domain>,
 }
@@ -101,6 +106,8 @@ impl Config {
                 quota: Quota::default(),
                 closed: false,
             },
+            more: Vec::new(),
+            memberships: BTreeMap::new(),
             domains: BTreeMap::new(),
         }
     }
@@ -113,7 +120,7 @@ impl Config {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let file: file::File =
             toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
-        file.checked(runtime_dir)
+        file.checked(&text, runtime_dir)
             .with_context(|| format!("{} cannot be used", path.display()))
     }
 
@@ -136,16 +143,19 @@ impl Config {
             .collect();
         if self.group.closed {
             let host = std::iter::once(group.host.clone());
-            group.members = Some(host.chain(self.domains.keys().cloned()).collect());
+            let named = self.domains.keys().chain(self.memberships.keys());
+            group.members = Some(host.chain(named.cloned()).collect());
         }
+        group.more = self.more.clone();
+        group.memberships = self.memberships.clone();
         group
     }
 
-    /// Domains of the host's kernel that have a socket of their own.
+    /// Domains of the host's kernel that have a socket of their own, the host's own apart.
     pub(crate) fn local_domains(&self) -> impl Iterator<Item = &str> {
         self.domains
             .iter()
-            .filter(|(_, d)| d.local)
+            .filter(|(name, d)| d.local && *name != crate::backend::HOST)
             .map(|(name, _)| name.as_str())
     }
 

@@ -84,3 +84,97 @@ fn sizes() {
     assert!(parse_size("1X").is_err());
     assert!(parse_size("99999999999T").is_err());
 }
+
+const TWO: &str = "[[groups]]\nname = \"jobs\"\nuids = \"separate\"\n";
+
+#[test]
+fn groups_and_routes_are_read() {
+    let text = "[[groups]]\nname = \"closed\"\nmemory = \"memfd\"\nmembers = [\"host\", \"b\"]\n\
+                [[domain]]\nname = \"a\"\ngroups = [\"default\", \"jobs\"]\n\
+                routes = { \"0x5000-0x5fff\" = \"jobs\", \"7\" = \"default\", \"private\" = \"jobs\" }\n\
+                [[domain]]\nname = \"b\"\n[[domain]]\nname = \"c\"\n[[domain]]\nname = \"d\"\ngroups = [\"jobs\"]\n";
+    let group = read(&format!("{TWO}{text}")).unwrap().registry_group();
+    let names: Vec<&str> = group.more.iter().map(|g| g.name.as_str()).collect();
+    assert_eq!(names, ["jobs", "closed"]);
+    assert_eq!(
+        (group.more[0].uids, group.more[1].uids),
+        (Uids::Separate, Uids::Shared)
+    );
+    let of = |name: &str| group.memberships.get(name).map(|m| m.groups.as_slice());
+    assert_eq!(of("a"), Some(&[0, 1][..]));
+    assert_eq!((of("b"), of("host")), (Some(&[0, 2][..]), Some(&[0, 2][..])));
+    assert_eq!((of("c"), of("d")), (None, Some(&[1][..])));
+    let routed = [0, 7, 0x4fff, 0x5000, 0x5fff, 0x6000, -1].map(|key| group.route("a", key));
+    assert_eq!(routed, [1, 0, 0, 1, 1, 0, 0]);
+    assert_eq!((group.route("c", 0x5000), group.route("d", 7)), (0, 1));
+}
+
+#[test]
+fn mistakes_about_groups_are_named_by_line_and_field() {
+    let says = |text: &str, words: &[&str]| {
+        let said = complaint(&format!("{TWO}{text}"));
+        for word in words.iter().chain(&["vshmem.toml"]) {
+            assert!(said.contains(word), "{word:?} is not in: {said}");
+        }
+    };
+    let a = "[[domain]]\nname = \"a\"\n";
+    let in_jobs = format!("{a}groups = [\"default\", \"jobs\"]\n");
+    let route = |keys: &str, to: &str| format!("{in_jobs}routes = {{ {keys:?} = {to:?} }}\n");
+    says(
+        "[[groups]]\nname = \"jobs\"\n",
+        &["line 5", "groups.name", "two groups"],
+    );
+    says("[[groups]]\nname = \"default\"\n", &["line 5", "two groups"]);
+    says("[[groups]]\nname = \"x y\"\n", &["line 5", "groups.name"]);
+    says(
+        "[[groups]]\nname = \"x\"\nmemory = \"pool\"\n",
+        &["line 6", "groups.memory", "only the first"],
+    );
+    says("[[groups]]\nname = \"x\"\npool = \"1G\"\n", &["line 6", "`pool`"]);
+    says(
+        "[[groups]]\nname = \"x\"\nmembers = [\"a/b\"]\n",
+        &["line 6", "groups.members", "a/b"],
+    );
+    says(
+        &format!("{a}groups = [\"nojobs\"]\n"),
+        &["line 6", "groups", "nojobs", "default, jobs"],
+    );
+    says(
+        &format!("{a}groups = [\"jobs\", \"jobs\"]\n"),
+        &["line 6", "twice"],
+    );
+    says(&format!("{a}groups = []\n"), &["\"a\"", "one group at least"]);
+    says(&route("0x10", "nojobs"), &["line 7", "routes", "0x10", "nojobs"]);
+    says(
+        &format!("{a}routes = {{ \"0x10\" = \"jobs\" }}\n"),
+        &["line 6", "routes", "not in group"],
+    );
+    for wrong in ["", "x", "5-", "-5", "0x10-0x5", "0", "0-9", "0x100000000", "all"] {
+        says(
+            &route(wrong, "jobs"),
+            &["line 7", "routes", &format!("{wrong:?}")],
+        );
+    }
+    let overlap = "routes = { \"0x10-0x20\" = \"jobs\",\n \"0x20-0x30\" = \"default\" }\n";
+    says(
+        &format!("{in_jobs}{overlap}"),
+        &["line 8", "routes", "overlaps with 0x10-0x20"],
+    );
+    let guest = "[[domain]]\nname = \"web\"\nport = \"uml\"\n";
+    says(
+        &format!("{guest}groups = [\"jobs\"]\n"),
+        &["line 7", "\"web\"", "guest", "first group only"],
+    );
+    let member = format!("[[groups]]\nname = \"x\"\nmembers = [\"web\"]\n{guest}");
+    says(&member, &["line 6", "\"web\"", "guest", "first group only"]);
+    let closed = "[[groups]]\nname = \"x\"\nmembers = [\"b\"]\n";
+    says(
+        &format!("{closed}{a}groups = [\"x\"]\n"),
+        &["line 9", "members of \"x\"", "not name it"],
+    );
+    let listed = "[[domain]]\nname = \"b\"\ngroups = [\"jobs\"]\n";
+    says(
+        &format!("{closed}{listed}"),
+        &["line 6", "groups.members", "\"b\""],
+    );
+}

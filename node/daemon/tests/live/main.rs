@@ -12,6 +12,7 @@
 mod constructs;
 mod death;
 mod front_end;
+mod groups;
 mod harness;
 mod hello;
 mod helper;

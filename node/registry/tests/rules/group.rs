@@ -60,15 +60,25 @@ impl Group {
         reply
     }
 
+    /// A domain of the host's kernel if it is the host's own, else a guest.
     pub(crate) fn domain(&mut self, name: &str) -> u16 {
+        self.domain_up(name, name != "host")
+    }
+
+    /// A domain of the host's kernel.
+    pub(crate) fn local_domain(&mut self, name: &str) -> u16 {
+        self.domain_up(name, false)
+    }
+
+    fn domain_up(&mut self, name: &str, own_space: bool) -> u16 {
         let up = Command::DomainUp {
             name: name.into(),
             port: "test".into(),
-            own_space: name != "host",
+            own_space,
         };
         match self.apply(up).unwrap() {
             Done::Domain { number, space } => {
-                assert_eq!(space, if name == "host" { 0 } else { number });
+                assert_eq!(space, if own_space { number } else { 0 });
                 number
             }
             other => panic!("{other:?}"),

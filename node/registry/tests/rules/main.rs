@@ -5,6 +5,7 @@
 mod deaths;
 mod forks;
 mod group;
+mod groups;
 mod ids;
 mod memory;
 mod once;

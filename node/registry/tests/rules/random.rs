@@ -130,7 +130,11 @@ fn step() -> impl Strategy<Value = Step> {
 fn run(config: vshmem_registry::GroupConfig, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let begun = Registry::new(config.clone());
     let mut g = Group::with(config);
-    g.domain("a");
+    if g.registry.group().more.is_empty() {
+        g.domain("a");
+    } else {
+        g.local_domain("a");
+    }
     for _ in 0..3 {
         g.process(1000);
         g.process_in(2, 1001);
@@ -212,6 +216,17 @@ proptest! {
         let mut config = config();
         config.store = Store::PerConstruct;
         config.uids = Uids::Separate;
+        run(config, steps)?;
+    }
+
+    #[test]
+    fn any_history_keeps_the_invariants_with_two_groups(steps in prop::collection::vec(step(), 1..200)) {
+        let mut config = crate::groups::two_groups();
+        config.store = Store::Pool { bytes: 256 << 10 };
+        let mut both = config.memberships["both"].clone();
+        both.routes[1].first = 2;
+        let second = config.memberships["second"].clone();
+        config.memberships = [("a".to_owned(), both), ("b".to_owned(), second)].into();
         run(config, steps)?;
     }
 

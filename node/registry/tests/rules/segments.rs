@@ -237,6 +237,7 @@ fn a_domain_is_admitted_with_its_first_attachment_and_revoked_with_its_last() {
     let id = g.shmget(p, 7, 100, CREAT | 0o600).unwrap();
     let serial = g.registry.construct_by_id(Kind::Shm, id).unwrap().serial;
     let admit = |writable| Effect::Admit {
+        group: 0,
         serial,
         domain: guest,
         writable,
@@ -254,6 +255,7 @@ fn a_domain_is_admitted_with_its_first_attachment_and_revoked_with_its_last() {
     assert_eq!(
         g.effects,
         [Effect::Revoke {
+            group: 0,
             serial,
             domain: guest
         }]

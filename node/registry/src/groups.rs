@@ -1,0 +1,77 @@
+//! Which group a construct, a key or a domain belongs to.
+//!
+//! Groups are numbered: 0 is the first, whose store the configuration names; further ones have a file per construct. A key names one construct in each
+//! group; ids are one space, so that a client need not know of groups. Not for who sees what within a group: see `permission` and `share`.
+
+use crate::pool::Pool;
+use crate::registry::Registry;
+use crate::{GroupConfig, Uids};
+
+impl GroupConfig {
+    /// Whether the domain of that name is in the group.
+    pub fn is_in(&self, domain: &str, group: u16) -> bool {
+        match self.memberships.get(domain) {
+            Some(membership) => membership.groups.contains(&group),
+            None => group == 0,
+        }
+    }
+
+    /// The group in which the domain of that name looks for a key, and makes what it makes under it.
+    pub fn route(&self, domain: &str, key: i32) -> u16 {
+        let Some(membership) = self.memberships.get(domain) else {
+            return 0;
+        };
+        let routed = membership
+            .routes
+            .iter()
+            .find(|r| (r.first..=r.last).contains(&(key as u32)))
+            .map(|r| r.group)
+            .filter(|group| membership.groups.contains(group));
+        routed.or(membership.groups.first().copied()).unwrap_or(0)
+    }
+
+    /// The group's name; that of the first for a number that is none's.
+    pub fn name_of(&self, group: u16) -> &str {
+        self.further(group).map_or(&self.name, |more| &more.name)
+    }
+
+    /// Whether uids count across domains in the group.
+    pub(crate) fn uids_of(&self, group: u16) -> Uids {
+        self.further(group).map_or(self.uids, |more| more.uids)
+    }
+
+    fn further(&self, group: u16) -> Option<&crate::MoreGroup> {
+        self.more.get(usize::from(group).checked_sub(1)?)
+    }
+
+    /// A further group that the domain of that name is in: one whose memory a guest cannot reach.
+    pub(crate) fn out_of_reach(&self, domain: &str) -> Option<u16> {
+        let membership = self.memberships.get(domain)?;
+        membership.groups.iter().copied().find(|&group| group != 0)
+    }
+}
+
+impl Registry {
+    /// Where the memory of a group's constructs comes from.
+    pub(crate) fn pages_of(&mut self, group: u16) -> &mut Pool {
+        if group == 0 {
+            &mut self.pool
+        } else {
+            &mut self.files
+        }
+    }
+
+    /// Whether the domain of that number is in the group.
+    pub(crate) fn within(&self, domain: u16, group: u16) -> bool {
+        self.domains
+            .get(&domain)
+            .is_some_and(|d| self.group.is_in(&d.name, group))
+    }
+
+    /// The group in which a domain looks for a key.
+    pub(crate) fn routed(&self, domain: u16, key: i32) -> u16 {
+        self.domains
+            .get(&domain)
+            .map_or(0, |d| self.group.route(&d.name, key))
+    }
+}
