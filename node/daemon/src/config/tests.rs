@@ -38,6 +38,8 @@ fn the_examples_commented_settings_are_known_too() {
         .collect();
     let config = read(&text).unwrap();
     assert_eq!(config.group.limits.msgmax, 8192);
+    assert_eq!(config.more.len(), 1);
+    assert_eq!(config.registry_group().route("batch", 0x5000), 1);
 }
 
 #[test]
