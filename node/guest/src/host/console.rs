@@ -1,7 +1,9 @@
 //! The last lines of a guest's console, for messages about guests that failed.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 /// Bytes kept.
 const KEPT: usize = 64 << 10;
@@ -44,8 +46,27 @@ impl Console {
         }
     }
 
+    /// Takes what is still on its way: the console is another line than the one that brought the bad news.
+    fn settle(&mut self) {
+        let until = Instant::now() + Duration::from_secs(1);
+        while let Some(fd) = &self.fd
+            && Instant::now() < until
+        {
+            let mut ready = [PollFd::new(fd, PollFlags::IN)];
+            let quiet = Timespec {
+                tv_sec: 0,
+                tv_nsec: 150_000_000,
+            };
+            if !matches!(poll(&mut ready, Some(&quiet)), Ok(1..)) {
+                return;
+            }
+            self.take();
+        }
+    }
+
     /// The end of what was said, as the end of a message: empty, or on lines of its own.
-    pub(super) fn tail(&self) -> String {
+    pub(super) fn tail(&mut self) -> String {
+        self.settle();
         let text = String::from_utf8_lossy(&self.bytes);
         let lines: Vec<_> = text
             .lines()

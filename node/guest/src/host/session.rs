@@ -340,7 +340,7 @@ impl Session {
         Ok(())
     }
 
-    fn nonsense(&self, said: &str) -> RunError {
+    fn nonsense(&mut self, said: &str) -> RunError {
         RunError::Nonsense {
             domain: self.domain.clone(),
             said: said.to_owned(),
