@@ -40,6 +40,9 @@ impl Column {
     }
 }
 
+/// Two domains of the host's kernel, each with a socket of its own, as containers get one.
+const CONTAINERS: &str = "[[domain]]\nname = \"a\"\n[[domain]]\nname = \"b\"\n";
+
 /// Two running parties.
 pub struct Parties {
     column: Column,
@@ -54,6 +57,7 @@ impl Parties {
     pub fn start(column: Column) -> Result<Parties> {
         let machine = match column {
             Column::Kernel => None,
+            Column::Containers => Some(Machine::configured(CONTAINERS)?),
             _ => Some(Machine::start()?),
         };
         if let Some(machine) = &machine {
@@ -81,10 +85,9 @@ impl Parties {
                 Actor::start(machine, Place::Host)?,
                 Actor::start(machine, Place::Host)?,
             ),
-            (Some(machine), Column::Containers) => (
-                Actor::start(machine, Place::Local("a"))?,
-                Actor::start(machine, Place::Local("b"))?,
-            ),
+            (Some(machine), Column::Containers) => {
+                (in_a_container(machine, "a")?, in_a_container(machine, "b")?)
+            }
             (Some(machine), Column::Uml) => (
                 Actor::start(machine, Place::Uml("a"))?,
                 Actor::start(machine, Place::Uml("b"))?,
@@ -104,6 +107,19 @@ impl Parties {
             (None, _) => anyhow::bail!("the parties did not start"),
         }
     }
+}
+
+/// A party that comes by a domain's own socket, which is where it looks for the daemon's.
+fn in_a_container(machine: &Machine, domain: &'static str) -> Result<Actor> {
+    let folder = machine.runtime().join(format!("in-{domain}"));
+    let socket = folder.join("vshmem.sock");
+    if !socket.exists() {
+        std::fs::create_dir(&folder)?;
+        std::os::unix::fs::symlink(format!("../domains/{domain}.sock"), &socket)?;
+    }
+    let mut command = machine.command(&["run", "--"]);
+    command.env("VSHMEM_RUNTIME_DIR", &folder).arg(actor_program()?);
+    Actor::from_command(command, Place::Local(domain))
 }
 
 /// Two parties on the kernel's own IPC: in a namespace of their own if the caller may make one.
