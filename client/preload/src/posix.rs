@@ -5,8 +5,8 @@
 //! without a reason, as POSIX allows: its callers look at what they wait for. Everywhere else these functions are libc's own. Those that
 //! wake need no help: a wake-up that fails is harmless.
 //!
-//! What it does not give: a sleeper on the host is not woken by a guest. Nor does it help barriers and read-write locks in segments of a
-//! guest; mutexes need no help.
+//! What it does not give: a sleeper on the host is not woken by a guest. Nor does it help contended mutexes, read-write locks and barriers in segments
+//! of a guest, on which libc may abort the program.
 #![allow(unsafe_code)] // C functions by name, called through pointers that dlsym gave.
 
 use crate::next::Next;
@@ -111,9 +111,13 @@ unsafe fn pause_without(mutex: *mut pthread_mutex_t, limit: Option<(clockid_t, t
             return unlocked;
         }
         pause(wanted);
-        match libc::pthread_mutex_lock(mutex) {
-            0 if wanted.is_zero() => libc::ETIMEDOUT,
-            locked => locked,
+        // Not pthread_mutex_lock: libc may sleep in it, which here it cannot.
+        loop {
+            match libc::pthread_mutex_trylock(mutex) {
+                libc::EBUSY => pause(SHORTEST_PAUSE),
+                0 if wanted.is_zero() => return libc::ETIMEDOUT,
+                locked => return locked,
+            };
         }
     }
 }
