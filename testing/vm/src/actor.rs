@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -49,9 +50,11 @@ fn compile_with(name: &str, program: &str, flags: &[&str]) -> Result<PathBuf> {
         .join(format!("{name}.c"));
     let folder = built().join("programs");
     std::fs::create_dir_all(&folder)?;
-    let fresh = folder.join(format!("{program}.{}", std::process::id()));
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let fresh = folder.join(format!("{program}.{}.{count}", std::process::id()));
     let program = folder.join(program);
-    // Tests run in parallel processes: compile beside and rename.
+    // Tests run in parallel processes and threads: compile beside and rename.
     let mut cc = Command::new("cc");
     let status = cc
         .args(["-O1", "-o"])
