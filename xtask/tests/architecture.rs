@@ -91,7 +91,7 @@ fn allowed(from: &str, to: &str, kind: Kind) -> bool {
         return from == "ports/select" || (kind == Kind::Dev && is_port(from));
     }
     if layer(to) == "testing" {
-        return layer(from) == "testing" && kind == Kind::Dev;
+        return layer(from) == "testing";
     }
     match (layer(from).as_str(), layer(to).as_str()) {
         (_, "xtask" | "cli") => false,
