@@ -94,6 +94,52 @@ fn a_killed_daemon_costs_nothing() {
 }
 
 #[test]
+fn another_daemons_constructs_are_not_taken_for_the_former_ones() {
+    let mut daemon = Daemon::start();
+    let program = compile("another", daemon.folder());
+    let mut child = daemon
+        .command(program)
+        .env("VSHMEM_TIMEOUT", "0.2")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program");
+    let (mut to, mut said) = (
+        child.stdin.take().unwrap(),
+        BufReader::new(child.stdout.take().unwrap()),
+    );
+    let mut hear = |what: &str| {
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line.trim_end(), what);
+    };
+    hear("ready");
+    daemon.stop();
+    to.write_all(b"it is gone\n").unwrap();
+    hear("alone");
+    daemon.start_another();
+    to.write_all(b"another one is there\n").unwrap();
+    let until = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > until {
+            child.kill().unwrap();
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn small_stacks_handlers_at_exit_and_destructors_are_served() {
+    let daemon = Daemon::start();
+    let program = compile("ends", daemon.folder());
+    // What is not optimised takes more.
+    let stack = if cfg!(debug_assertions) { "32768" } else { "16384" };
+    let said = finish(daemon.command(program).arg(stack), PATIENCE).expect_success("ends");
+    assert_eq!(said, "ended\n");
+}
+
+#[test]
 fn a_process_pays_less_than_a_mebibyte() {
     let daemon = Daemon::start();
     let program = compile("memory", daemon.folder());

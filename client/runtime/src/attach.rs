@@ -84,6 +84,7 @@ impl Mapped {
 #[derive(Debug)]
 pub(crate) struct Attachment {
     epoch: u64,
+    connections_lost: u32,
     pub(crate) id: i32,
     kind: Kind,
     pub(crate) nsems: u32,
@@ -228,9 +229,12 @@ impl State {
         let entry = entry(kind, id).ok_or(Errno::EINVAL)?;
         // SAFETY: what is in the table is freed only under the control lock, which is held.
         let old = unsafe { entry.load(Ordering::Acquire).as_ref() };
+        let identity = self.identity()?;
         let mapped = match (memory, descriptors.into_iter().next()) {
             (Some(memory), Some(from)) => {
-                let before = old.filter(|o| o.id == id).and_then(|o| o.mapped.as_ref());
+                // What another daemon gave is other memory, though it may have the same id and place.
+                let ours = |o: &&Attachment| o.id == id && o.connections_lost == self.connections_lost;
+                let before = old.filter(ours).and_then(|o| o.mapped.as_ref());
                 Some(map_construct(&memory, &from, room, before)?)
             }
             _ => None,
@@ -245,12 +249,12 @@ impl State {
                 return Err(Errno::EIDRM);
             }
         }
-        let identity = self.identity()?;
         let old = old.filter(|o| o.id == id);
         let shorter = AtomicU32::new(old.map_or(0, |o| o.shorter.load(Ordering::Relaxed)));
         let rings = AtomicBool::new(old.is_some_and(|o| o.rings.load(Ordering::Relaxed)));
         let new = Box::into_raw(Box::new(Attachment {
             epoch: process::epoch(),
+            connections_lost: self.connections_lost,
             id,
             kind,
             nsems,
@@ -424,6 +428,7 @@ impl Attachment {
         let base = words.base();
         Attachment {
             epoch: 1,
+            connections_lost: 0,
             id: vshmem_wire::ID_BIT,
             kind: Kind::Sem,
             nsems,

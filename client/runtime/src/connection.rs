@@ -31,6 +31,13 @@ pub(crate) enum Trouble {
     Refused(Failure),
 }
 
+impl Trouble {
+    /// The daemon does not know the client that it was told to go on with.
+    pub(crate) fn is_stale(&self) -> bool {
+        matches!(self, Trouble::Refused(failure) if failure.errno == libc::ESTALE)
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -262,9 +269,9 @@ impl Connection {
         }
     }
 
-    /// Connects again, as the same client, until it works or the time is up.
+    /// Connects again, as the same client, until it works or the time is up. ESTALE of a daemon that has no memory of us (any more).
     pub(crate) fn again(&mut self, settings: &Settings, user: User, until: Instant) -> Result<(), Trouble> {
-        let mut resume = self.welcome.as_ref().map(|(_, identity)| identity.client);
+        let resume = self.welcome.as_ref().map(|(_, identity)| identity.client);
         let mut pause = Duration::from_millis(2);
         loop {
             let made = Socket::connect(&settings.socket, PATIENCE)
@@ -277,10 +284,6 @@ impl Connection {
                 });
             match made {
                 Ok(()) => return Ok(()),
-                // A daemon that has lost its memory of us: we are a new client.
-                Err(Trouble::Refused(failure)) if failure.errno == libc::ESTALE && resume.is_some() => {
-                    resume = None
-                }
                 Err(trouble @ Trouble::Refused(_)) => return Err(trouble),
                 Err(trouble) if Instant::now() >= until => return Err(trouble),
                 Err(_) => std::thread::sleep(pause),

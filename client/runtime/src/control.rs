@@ -42,6 +42,10 @@ pub(crate) struct State {
     /// The child's end of the socket of a fork that is under way.
     childs_end: Option<OwnedFd>,
     said_no_daemon: bool,
+    /// A connection was given up: the daemon found next may be another one, with other constructs under the same ids.
+    gave_up: bool,
+    /// How often that was so: memory mapped before is not taken for what the daemon gives now.
+    pub(crate) connections_lost: u32,
 }
 
 /// Settings and whatever else is made once in a program's life.
@@ -69,6 +73,8 @@ impl State {
             tickets: Vec::new(),
             childs_end: None,
             said_no_daemon: false,
+            gave_up: false,
+            connections_lost: 0,
         }
     }
 
@@ -104,16 +110,29 @@ impl State {
         let settings = self.settings.as_ref().ok_or(Errno::ENOSYS)?;
         let user = User::now(self.groups);
         let old = self.connection.take();
-        let made = match old {
-            Some(connection) if connection.user == user => Ok(connection),
+        let gone_on = match old {
+            Some(connection) if connection.user == user => Some(Ok(connection)),
             Some(mut connection) => {
                 // What was checked for the former user counts no more.
                 process::next_epoch();
                 let until = Instant::now() + settings.timeout;
-                connection.again(settings, user, until).map(|()| connection)
+                match connection.again(settings, user, until) {
+                    Err(trouble) if trouble.is_stale() => {
+                        self.gave_up = true;
+                        None
+                    }
+                    other => Some(other.map(|()| connection)),
+                }
             }
-            None => Connection::open(settings, user),
+            None => None,
         };
+        let made = gone_on.unwrap_or_else(|| {
+            if std::mem::take(&mut self.gave_up) {
+                self.connections_lost += 1;
+                process::next_epoch();
+            }
+            Connection::open(settings, user)
+        });
         match made {
             Ok(connection) => Ok(self.connection.insert(connection)),
             Err(trouble) => Err(self.no_daemon(&trouble)),
@@ -144,11 +163,17 @@ impl State {
                 self.connection = Some(connection);
                 Ok(())
             }
+            // A daemon without memory of us: what comes next is a new client.
+            Err(trouble) if trouble.is_stale() => {
+                self.gave_up = true;
+                Ok(())
+            }
             Err(trouble) => Err(self.no_daemon(&trouble)),
         }
     }
 
     fn no_daemon(&mut self, trouble: &Trouble) -> Errno {
+        self.gave_up = true;
         if !std::mem::replace(&mut self.said_no_daemon, true) {
             let path = self
                 .settings
@@ -178,13 +203,13 @@ impl State {
             .or(self.settings.as_ref().map(|s| s.timeout))
             .unwrap_or_default();
         let until = Instant::now() + patience;
-        let mut message: Option<(u32, u64, Vec<u8>)> = None;
+        let mut message: Option<(&Identity, u64, Vec<u8>)> = None;
         loop {
             let connection = self.connected()?;
-            let trouble = match connection.welcome().map(|(_, identity)| identity.client) {
+            let trouble = match connection.welcome().map(|(_, identity)| identity) {
                 Ok(client) => {
                     // A client that is still the same repeats its message with the number that it had.
-                    let (_, seq, bytes) = match message.take().filter(|m| m.0 == client) {
+                    let (_, seq, bytes) = match message.take().filter(|m| std::ptr::eq(m.0, client)) {
                         Some(same) => message.insert(same),
                         None => {
                             let seq = connection.next_seq();

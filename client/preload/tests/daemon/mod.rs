@@ -52,22 +52,38 @@ impl Daemon {
         // Programs that change their user must reach the socket.
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let child = Self::serve(folder.path());
+        Daemon { child, folder }
+    }
+
+    fn serve(folder: &Path) -> Child {
         let mut command = Command::new(daemon_program());
-        command
-            .arg("serve")
-            .arg("--runtime-dir")
-            .arg(folder.path().join("run"));
+        command.arg("serve").arg("--runtime-dir").arg(folder.join("run"));
         command.stdin(Stdio::null()).env("VSHMEM_LOG", "warn");
-        let daemon = Daemon {
-            child: command.spawn().unwrap(),
-            folder,
-        };
+        let child = command.spawn().unwrap();
         let until = Instant::now() + Duration::from_secs(20);
-        while !daemon.folder.path().join("run/vshmem.sock").exists() {
+        while !folder.join("run/vshmem.sock").exists() {
             assert!(Instant::now() < until, "the daemon does not start");
             thread::sleep(Duration::from_millis(5));
         }
-        daemon
+        child
+    }
+
+    /// A new one in the same place, after [`Daemon::stop`].
+    pub(crate) fn start_another(&mut self) {
+        self.child = Self::serve(self.folder.path());
+    }
+
+    /// Stops it cleanly.
+    pub(crate) fn stop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let until = Instant::now() + Duration::from_secs(10);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > until {
+                let _ = self.child.kill();
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Kills the process that serves, and not its keeper, which starts another.
@@ -105,13 +121,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let until = Instant::now() + Duration::from_secs(10);
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if Instant::now() > until {
-                let _ = self.child.kill();
-            }
-            thread::sleep(Duration::from_millis(5));
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.stop();
         }
     }
 }

@@ -35,9 +35,22 @@ impl<W: Words> SemSet<'_, W> {
             1 => self.locked_of::<1>(world, control, ops, turn),
             2..=4 => self.locked_of::<4>(world, control, ops, turn),
             5..=8 => self.locked_of::<8>(world, control, ops, turn),
-            9..=SEMOPM => self.locked_of::<SEMOPM>(world, control, ops, turn),
+            9..=SEMOPM => self.locked_long(world, control, ops, turn),
             _ => Err(SemError::TooBig),
         }
+    }
+
+    /// Many operations. In a frame of its own: its plan takes 16 KiB, which is all the stack that a thread with few operations may have.
+    #[cold]
+    #[inline(never)]
+    fn locked_long(
+        &self,
+        world: &impl World,
+        control: Control,
+        ops: &[SemBuf],
+        turn: u32,
+    ) -> Result<(), SemError> {
+        self.locked_of::<SEMOPM>(world, control, ops, turn)
     }
 
     fn locked_of<const N: usize>(
