@@ -234,9 +234,8 @@ impl Session {
             .iter()
             .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
             .collect();
-        let left = self
-            .deadline
-            .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let next = [self.deadline, self.answer_by].into_iter().flatten().min();
+        let left = next.map(|next| next.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut polled, left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}

@@ -119,3 +119,31 @@ fn a_guest_does_not_outlive_the_process_that_started_it() {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+#[test]
+fn a_guest_that_hangs_is_ended_when_a_signal_is_not_answered() {
+    let Some(mut command) = guest("a_guest_that_hangs", &[]) else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    command.args(["--bind", folder.path().to_str().expect("plain")]);
+    let job = start(
+        command
+            .args(["--", "sh", "-c", "echo > \"$0/up\"; sleep 1000"])
+            .arg(folder.path()),
+    );
+    eventually("it does not come up", || {
+        folder.path().join("up").exists().then_some(())
+    });
+    let members = family(job.child.id());
+    let pid = |&pid: &u32| i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    for member in members.iter().filter_map(pid) {
+        // Some are traced by others, which are stopped first or later; what counts is that the machine stands still.
+        let _ = rustix::process::kill_process(member, Signal::STOP);
+    }
+    job.signal(Signal::TERM);
+    let ended = job.finish();
+    assert_eq!(ended.code, Some(125), "{}", ended.stderr);
+    assert!(ended.stderr.contains("does not answer"), "{}", ended.stderr);
+    assert!(!members.into_iter().any(lives), "a part of the machine is left");
+}
