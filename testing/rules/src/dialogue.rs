@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How long an answer may take before the rule counts as broken.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long a call must stay silent to count as asleep.
-const ASLEEP: Duration = Duration::from_millis(120);
+const ASLEEP: Duration = Duration::from_millis(200);
 
 /// What was said, a line per step.
 #[derive(Debug, Default, Clone)]
