@@ -4,6 +4,7 @@
  * everywhere and leave out what cannot.
  */
 #include <grp.h>
+#include <sys/prctl.h>
 
 
 static void *pointer(const char *text, void *good)
@@ -296,6 +297,7 @@ static void elsewhere(const char *verb, char **w, int count, char **argv)
 	fflush(stdout);
 	pid_t child = fork();
 	if (child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* nothing is left when the actor itself is killed */
 		out = fdopen(ends[1], "w");
 		perform(w + 1, count - 1, argv);
 		fclose(out);
