@@ -20,6 +20,8 @@ use vshmem_words::{Mapping, Ordering as WordsOrdering, Words};
 const PLACE_GOOD_FOR: u16 = 64;
 /// Turns of spinning that only pause.
 const BRIEFLY: u32 = 6;
+/// Turn at which a spinner asks where it runs, in case it has moved to the CPU of the one it waits for.
+const WHERE: u32 = 40;
 /// Turns of waiting for a lock that only pause.
 const LOCK_PAUSES: u32 = 300;
 /// Sleeps after which the daemon is asked about the owner of a lock, and again each so many.
@@ -163,6 +165,12 @@ impl<'a> Caller<'a> {
         Spin::Again
     }
 
+    /// Whether this thread runs at `place` now.
+    fn is_here(&self, place: u16) -> bool {
+        let here = self.look_where();
+        here == place && here != Me::NOWHERE
+    }
+
     /// Decides whether and how long to spin for somebody who was last seen at `last`.
     fn begin_spin(&self, last: u16) -> Spin {
         let attachment = self.attachment;
@@ -171,8 +179,8 @@ impl<'a> Caller<'a> {
             UNSET => SPIN_ACROSS,
             asked => asked,
         };
-        let here = self.look_where();
-        if most == 0 || last == here && here != Me::NOWHERE {
+        // Where the thread was last seen to run is good enough unless it says that spinning is pointless; asking costs as much as a handoff.
+        if most == 0 || last == self.thread.place.get() && self.is_here(last) {
             return Spin::Enough;
         }
         let now = place::ticks();
@@ -279,6 +287,9 @@ impl World for Caller<'_> {
         }
         if turn == BRIEFLY {
             return self.begin_spin(last);
+        }
+        if turn == WHERE && self.is_here(last) {
+            return Spin::Enough;
         }
         if turn.is_multiple_of(16) && place::ticks().wrapping_sub(self.started.get()) > self.budget.get() {
             return Spin::Enough;
