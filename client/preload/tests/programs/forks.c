@@ -80,12 +80,13 @@ int main(int count, char **words) {
     CHECK(ends_well(child) && semctl(set, 1, GETVAL) == 1);
     CHECK(nattch_becomes(seg, 1));
 
-    // A waiting child is let go on by its parent, many times over.
+    // A waiting child is let go on by its parent, many times over. The unit that is there is taken first, lest the child take it and leave the
+    // parent waiting.
+    CHECK(op(set, 1, -1, 0) == 0);
     if ((child = fork()) == 0) {
         for (int i = 0; i < 2000; i++) CHECK(op(set, 1, -1, 0) == 0);
         _exit(0);
     }
-    CHECK(op(set, 1, -1, 0) == 0);
     for (int i = 0; i < 2000; i++) CHECK(op(set, 1, 1, 0) == 0);
     CHECK(ends_well(child) && semctl(set, 1, GETVAL) == 0);
 
