@@ -26,7 +26,7 @@ The two sides of every comparison take turns in short rounds; what is reported i
 Examples:
   vshmem bench micro
   vshmem bench micro --only sem_ --rounds 9
-  vshmem bench micro --guests uml --json
+  vshmem bench micro --guests none --json
 
 With --json one object a line: {\"name\", \"domains\", \"value\", \"unit\", \"baseline\", \"baseline_value\", \"ratio\"}.")]
 struct Micro {
@@ -39,12 +39,42 @@ struct Micro {
     /// Only rows whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Also the rows between two guests of this port
-    #[arg(long, value_name = "PORT", value_parser = clap::builder::PossibleValuesParser::new(vshmem_port_select::BOOTABLE))]
-    guests: Option<String>,
+    /// Port of the guests for the rows between two of them; auto: the first that can start guests here; none: leave these rows out
+    #[arg(long, value_name = "PORT", default_value = "auto", value_parser = guests())]
+    guests: String,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+fn guests() -> clap::builder::PossibleValuesParser {
+    ["auto", "none"]
+        .iter()
+        .chain(vshmem_port_select::BOOTABLE)
+        .copied()
+        .collect::<Vec<_>>()
+        .into()
+}
+
+/// The port to start guests with; None, said on standard error, if there is none.
+fn guest_port(asked: &str) -> Option<&'static str> {
+    let mut ports = vshmem_port_select::BOOTABLE.iter().copied();
+    match asked {
+        "none" => None,
+        "auto" => {
+            let able = |port: &&str| {
+                let check = vshmem_port_select::boot(port).map(|boot| boot.check());
+                match check {
+                    Ok(Ok(())) => return true,
+                    Ok(Err(error)) => eprintln!("vshmem: no rows between guests of port {port}: {error}"),
+                    Err(error) => eprintln!("vshmem: no rows between guests of port {port}: {error}"),
+                }
+                false
+            };
+            ports.find(able)
+        }
+        named => ports.find(|port| *port == named),
+    }
 }
 
 /// Runs the command.
@@ -65,10 +95,7 @@ fn micro(options: &Micro) -> Outcome {
         rounds: options.rounds.into(),
         scale: options.scale,
         only: options.only.clone(),
-        guests: vshmem_port_select::BOOTABLE
-            .iter()
-            .copied()
-            .find(|port| options.guests.as_deref() == Some(port)),
+        guests: guest_port(&options.guests),
     };
     if !options.json {
         say!("{}", Row::heading());
