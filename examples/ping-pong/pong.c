@@ -14,7 +14,7 @@ int main(void)
 		struct sembuf wait = { .sem_num = TO_PONG, .sem_op = -1 };
 		char heard[60];
 		if (semop(sem, &wait, 1) < 0) {
-			if (errno == EIDRM)
+			if (errno == EIDRM || errno == EINVAL) /* removed while it waited, or just before */
 				break;
 			fail("semop");
 		}
