@@ -20,7 +20,7 @@ const PACKAGES: &[Package] = &[
     },
     Package {
         name: "libc6-dev",
-        file: "/usr/include/sys/sem.h",
+        file: "/usr/include/stdio.h",
         for_what: "the C examples",
     },
     Package {
