@@ -8,6 +8,7 @@
 //! | [`codec`] | bytes: postcard bodies, a checksummed frame for streams |
 //! | [`link`] | one end of a stream: frames in both directions, and no more on its way than the reader can hold |
 //! | [`pages`] | layout of the time page and of the wait page |
+//! | [`pool`] | the header by which a guest knows the group's pool |
 //!
 //! Everything that arrives is untrusted: decoding gives an error, never a panic, and bounds what it allocates by the bytes received.
 //! What it is not for: sockets. Nothing here does I/O.
@@ -19,6 +20,7 @@ extern crate alloc;
 pub mod codec;
 pub mod link;
 pub mod pages;
+pub mod pool;
 pub mod request;
 pub mod stream;
 pub mod types;
@@ -30,6 +32,6 @@ pub use stream::{Down, Up};
 pub use types::*;
 
 /// Version of the messages. Peers of different versions refuse each other with a clear message.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Largest message on a client's socket, in bytes.
 pub const MAX_MESSAGE: usize = 160 * 1024;

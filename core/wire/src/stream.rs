@@ -22,6 +22,8 @@ pub enum Up {
         domain: Option<String>,
         /// Clients it knows to be alive (after its own restart; empty on the first hello).
         clients: Vec<u32>,
+        /// The session of its first welcome; None before it.
+        session: Option<u64>,
     },
     /// A process has connected: give it a client number. Answered by [`Down::Connected`].
     Connect {
@@ -88,6 +90,10 @@ pub enum Down {
         seconds: u64,
         /// Size of the pool.
         pool_bytes: u64,
+        /// Identity of the pool, as in [`crate::pool::PoolHeader`].
+        pool_id: u64,
+        /// Names this guest's stay. A machine that was restored from a snapshot comes back with another one's.
+        session: u64,
         /// As in [`crate::request::Welcome::keys`].
         keys: Option<String>,
     },

@@ -12,8 +12,9 @@ use crate::process::stream::{Stream, StreamError};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use vshmem_port::store::{Reach, Serial};
+use vshmem_port::store::{Reach, Serial, Store};
 use vshmem_registry::{Command, Done};
+use vshmem_wire::pool::{HEADER_BYTES, PoolHeader};
 use vshmem_wire::{Down, Failure, Reply, Request, Up};
 
 /// Silence that is worth a line in the log.
@@ -21,6 +22,35 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 /// With more bytes than these unwritten, a guest is not rung but owed a ring.
 const RING_BEHIND: usize = 256;
+
+/// What a machine is told whose front-end was welcomed in another stay.
+const RESTORED: &str = "this front-end was welcomed in a session that is over, so this machine was restored from a snapshot or its stream was moved: the \
+                        programs in it hold stale memory; end them, and start `vshmem join` anew";
+
+/// Writes the pool's header, by which a guest's front-end knows the group's memory among what its machine was given, and gives the identity in it: no
+/// two pools have the same as long as they exist, and a restarted daemon finds the same again. Written for each guest that comes in, since any other can
+/// have overwritten it.
+fn label_pool(store: &dyn Store) -> std::io::Result<PoolHeader> {
+    let Reach::Pool { bytes } = store.reach() else {
+        return Ok(PoolHeader { bytes: 0, id: 0 });
+    };
+    let (pool, _) = store.descriptor(Serial(0), true)?;
+    let found = rustix::fs::fstat(&pool)?;
+    let header = PoolHeader {
+        bytes,
+        id: found.st_ino ^ found.st_dev.rotate_left(32),
+    };
+    match rustix::io::pwrite(&pool, &header.write(), 0)? {
+        HEADER_BYTES => Ok(header),
+        _ => Err(std::io::ErrorKind::WriteZero.into()),
+    }
+}
+
+fn new_session() -> std::io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_le_bytes(bytes))
+}
 
 /// A domain with a stream.
 #[derive(Debug)]
@@ -30,6 +60,8 @@ pub(super) struct Guest {
     pub(super) name: String,
     pub(super) port: String,
     pub(super) stream: Stream,
+    /// Names its stay: a front-end that names another one belongs to a machine that was restored from a snapshot.
+    pub(super) session: u64,
     /// It has said hello.
     pub(super) greeted: bool,
     /// It has to say hello (again), since this daemon was restarted.
@@ -50,6 +82,7 @@ impl Guest {
             name,
             port,
             stream,
+            session: 0,
             greeted: false,
             ask_again: false,
             heard: Instant::now(),
@@ -106,8 +139,9 @@ impl Backend {
             other => return Err(surprise(&other)),
         };
         tracing::info!(domain = %name, number, space, %port, "a guest comes in");
-        self.add_guest(Guest::new(number, space, name, port, stream))
-            .map_err(unusable)?;
+        let mut guest = Guest::new(number, space, name, port, stream);
+        guest.session = new_session().map_err(unusable)?;
+        self.add_guest(guest).map_err(unusable)?;
         let ready = Reply::DomainReady {
             domain: number,
             pool_bytes: bytes,
@@ -162,12 +196,15 @@ impl Backend {
     }
 
     fn on_up(&mut self, number: u32, up: Up) -> Result<(), StreamError> {
-        let Some(guest) = self.guests.get(&number) else {
+        let Some(guest) = self.guests.get_mut(&number) else {
             return Ok(());
         };
         let domain = guest.domain;
-        if !guest.greeted && !matches!(up, Up::Hello { .. } | Up::Heartbeat) {
-            tracing::warn!(domain = %guest.name, "a guest speaks before its hello");
+        if !guest.greeted && !matches!(up, Up::Hello { .. }) {
+            if !guest.ask_again {
+                tracing::warn!(domain = %guest.name, "a guest speaks before its hello");
+            }
+            guest.ask_again = true;
             return Ok(());
         }
         match up {
@@ -176,7 +213,8 @@ impl Backend {
                 layout,
                 domain: wanted,
                 clients,
-            } => return self.guest_hello(number, (version, layout), wanted, clients),
+                session,
+            } => return self.guest_hello(number, (version, layout), (wanted, session), clients),
             Up::Heartbeat => {}
             Up::Ring { space, at } => self.ring(space, at),
             Up::Connect {
@@ -236,16 +274,18 @@ impl Backend {
         &mut self,
         number: u32,
         (version, layout): (u32, u32),
-        wanted: Option<String>,
+        (wanted, claimed): (Option<String>, Option<u64>),
         clients: Vec<u32>,
     ) -> Result<(), StreamError> {
         let Some(guest) = self.guests.get(&number) else {
             return Ok(());
         };
         let (domain, space, name) = (guest.domain, guest.space, guest.name.clone());
+        let session = guest.session;
         let refusal = match (check_version(version, layout), wanted.filter(|w| *w != name)) {
             (Err(failure), _) => Some(failure.why),
             (_, Some(wanted)) => Some(format!("this guest is domain {name:?}, not {wanted:?}")),
+            _ if claimed.is_some_and(|claimed| claimed != session) => Some(RESTORED.to_owned()),
             _ => None,
         };
         if let Some(why) = refusal {
@@ -253,10 +293,10 @@ impl Backend {
             return self.tell(number, &Down::Refused { why });
         }
         let _ = self.apply(Command::Alive { domain, clients });
-        let pool_bytes = match self.stores.of(0).reach() {
-            Reach::Pool { bytes } => bytes,
-            Reach::PerConstruct => 0,
-        };
+        let pool = label_pool(self.stores.of(0)).unwrap_or_else(|e| {
+            tracing::error!("the pool's header cannot be written: {e}");
+            PoolHeader { bytes: 0, id: 0 }
+        });
         let keys = self.config.keys_of(&name);
         if let Some(guest) = self.guests.get_mut(&number) {
             if !guest.greeted {
@@ -273,7 +313,9 @@ impl Backend {
             name,
             space,
             seconds: pages::now(),
-            pool_bytes,
+            pool_bytes: pool.bytes,
+            pool_id: pool.id,
+            session,
             keys,
         };
         self.tell(number, &welcome)

@@ -42,8 +42,8 @@ pub(super) fn fork_name(fork: u64, domain: u16) -> String {
 pub(super) fn guest_name(guest: &Guest) -> String {
     let kind = if guest.greeted { GREETED } else { ATTACHED };
     format!(
-        "{kind}{}/{}/{}/{}",
-        guest.domain, guest.space, guest.port, guest.name
+        "{kind}{}/{}/{}/{}/{}",
+        guest.session, guest.domain, guest.space, guest.port, guest.name
     )
 }
 
@@ -262,8 +262,9 @@ impl Backend {
     }
 
     fn resume_guest(&mut self, rest: &str, fd: OwnedFd, greeted: bool) -> anyhow::Result<()> {
-        let mut words = rest.splitn(4, '/');
+        let mut words = rest.splitn(5, '/');
         let mut next = || words.next().context("a name without its parts");
+        let session = next()?.parse()?;
         let (domain, space, port, name) = (next()?.parse()?, next()?.parse()?, next()?, next()?);
         let mut guest = Guest::new(
             domain,
@@ -272,6 +273,7 @@ impl Backend {
             port.into(),
             Stream::paced(fd, greeted)?,
         );
+        guest.session = session;
         guest.greeted = greeted;
         guest.ask_again = greeted;
         self.add_guest(guest)?;

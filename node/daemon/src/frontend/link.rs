@@ -9,6 +9,7 @@ use crate::process::reactor::{Ready, Token};
 use crate::process::stream::StreamError;
 use rustix::fd::OwnedFd;
 use std::time::{Duration, Instant};
+use vshmem_wire::pool::PoolHeader;
 use vshmem_wire::request::Welcome;
 use vshmem_wire::stream::Connected;
 use vshmem_wire::{Down, Failure, Reply, Up, VERSION, Verdict, Window};
@@ -39,6 +40,7 @@ impl Frontend {
             layout: vshmem_ipc::header::LAYOUT,
             domain: self.setup.domain.clone(),
             clients: self.clients.known(),
+            session: self.session,
         };
         self.tell(&up);
     }
@@ -105,6 +107,8 @@ impl Frontend {
                 space,
                 seconds,
                 pool_bytes,
+                pool_id,
+                session,
                 keys,
             } => {
                 self.time.tick(seconds);
@@ -114,7 +118,15 @@ impl Frontend {
                     space,
                     keys,
                 };
-                self.welcomed(domain, pool_bytes);
+                if self.session != Some(session) {
+                    self.session = Some(session);
+                    self.note(&Entry::Session { session });
+                }
+                let pool = PoolHeader {
+                    bytes: pool_bytes,
+                    id: pool_id,
+                };
+                self.welcomed(domain, &pool);
             }
             Down::Refused { why } => self.end = Some(Err(format!("the back-end refuses: {why}"))),
             Down::Connected { tag, outcome } => {
@@ -143,14 +155,14 @@ impl Frontend {
     }
 
     /// The back-end knows this domain (again): now everything unanswered is asked (again).
-    fn welcomed(&mut self, domain: Domain, pool_bytes: u64) {
+    fn welcomed(&mut self, domain: Domain, pool: &PoolHeader) {
         self.greeting = false;
         if self.domain.is_none() {
             tracing::info!(domain = %domain.name, number = domain.number, space = domain.space, port = self.port.name(), "joined");
         }
         self.domain = Some(domain);
         if !self.sleepers.can_look() {
-            if let Err(e) = self.open_windows(pool_bytes) {
+            if let Err(e) = self.open_windows(pool) {
                 self.end = Some(Err(format!("the shared memory cannot be used: {e:#}")));
                 return;
             }
@@ -173,10 +185,11 @@ impl Frontend {
         self.sleepers.look();
     }
 
-    fn open_windows(&mut self, pool_bytes: u64) -> anyhow::Result<()> {
+    fn open_windows(&mut self, pool: &PoolHeader) -> anyhow::Result<()> {
+        self.port.choose(pool)?;
         let (file, window) = self.port.window(true)?;
         let bytes = match window {
-            Window::Direct => pool_bytes,
+            Window::Direct => pool.bytes,
             Window::Whole { bytes } => bytes,
         };
         self.sleepers.map(&file, bytes)?;

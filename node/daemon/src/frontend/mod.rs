@@ -56,6 +56,8 @@ enum Entry {
     Execed { client: u32 },
     /// It is gone.
     Gone { client: u32 },
+    /// What the back-end calls this stay.
+    Session { session: u64 },
     /// It got these entries of the wait page.
     Tickets { client: u32, tickets: Vec<u32> },
 }
@@ -90,6 +92,8 @@ struct Frontend {
     stream_watched_for_writing: bool,
     /// None until the back-end's first welcome.
     domain: Option<Domain>,
+    /// What it called this stay, before a restart of this daemon too.
+    session: Option<u64>,
     /// The back-end owes an answer to a hello: ask again with each second.
     greeting: bool,
     heard: Instant,

@@ -53,6 +53,7 @@ fn choose_port(setup: &Setup, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::R
 struct Past {
     clients: BTreeMap<u32, (u32, u64, bool)>,
     tickets: BTreeMap<u32, Vec<u32>>,
+    session: Option<u64>,
 }
 
 fn recall(log: Option<OwnedFd>) -> anyhow::Result<(Journal, Past)> {
@@ -76,6 +77,7 @@ fn recall(log: Option<OwnedFd>) -> anyhow::Result<(Journal, Past)> {
                 past.clients.remove(&client);
                 past.tickets.remove(&client);
             }
+            Entry::Session { session } => past.session = Some(session),
             Entry::Tickets { client, tickets } => past.tickets.entry(client).or_default().extend(tickets),
         }
     }
@@ -121,6 +123,7 @@ impl Frontend {
             stream,
             stream_watched_for_writing: false,
             domain: None,
+            session: past.session,
             greeting: true,
             heard: Instant::now(),
             silent: false,
@@ -202,6 +205,7 @@ impl Frontend {
                 let known = Entry::Client { client, pid, start };
                 std::iter::once(known).chain(execed.then_some(Entry::Execed { client }))
             })
+            .chain(self.session.map(|session| Entry::Session { session }))
             .chain(self.sleepers.owned().map(|(client, tickets)| Entry::Tickets {
                 client,
                 tickets: tickets.to_vec(),

@@ -281,6 +281,7 @@ fn what_a_stream_says_out_of_turn_harms_nobody() {
         layout: crate::harness::LAYOUT,
         domain: None,
         clients: vec![host.welcome.client],
+        session: None,
     };
     stream.write_all(&vshmem_wire::frame(&hello)).unwrap();
     let gone = vshmem_wire::Up::Gone {
@@ -296,41 +297,104 @@ fn what_a_stream_says_out_of_turn_harms_nobody() {
     assert_eq!(host.ask(Request::Ping), Ok(Reply::Done));
 }
 
+/// A front-end played by hand.
+struct Played {
+    stream: std::os::unix::net::UnixStream,
+    link: vshmem_wire::Link,
+}
+
+impl Played {
+    fn new(stream: OwnedFd) -> Self {
+        let stream = std::os::unix::net::UnixStream::from(stream);
+        stream.set_read_timeout(Some(crate::harness::LONG)).unwrap();
+        Played {
+            stream,
+            link: vshmem_wire::Link::new(),
+        }
+    }
+
+    fn say(&mut self, up: &vshmem_wire::Up) {
+        self.link.send(up);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        use std::io::Write;
+        while !self.link.out().is_empty() {
+            let bytes = self.link.out().to_vec();
+            self.stream.write_all(&bytes).unwrap();
+            self.link.wrote(bytes.len());
+        }
+    }
+
+    fn hear(&mut self) -> vshmem_wire::Down {
+        use std::io::Read;
+        loop {
+            if let Some(down) = self.link.take().unwrap() {
+                return down;
+            }
+            self.flush();
+            let mut piece = [0; 1000];
+            let bytes = self.stream.read(&mut piece).unwrap();
+            assert!(bytes > 0, "the stream ended");
+            self.link.push(&piece[..bytes]);
+        }
+    }
+
+    fn hello(version: u32, session: Option<u64>) -> vshmem_wire::Up {
+        vshmem_wire::Up::Hello {
+            version,
+            layout: crate::harness::LAYOUT,
+            domain: None,
+            clients: Vec::new(),
+            session,
+        }
+    }
+}
+
 #[test]
 fn a_front_end_of_another_version_is_refused_with_a_reason() {
-    use std::io::{Read, Write};
-    use vshmem_wire::{Down, Link, Up};
+    use vshmem_wire::Down;
     let daemon = Daemon::serve();
     let mut host = daemon.client();
     let (stream, _pool) = attach(&mut host, "old").unwrap();
-    let mut stream = std::os::unix::net::UnixStream::from(stream);
-    stream.set_read_timeout(Some(crate::harness::LONG)).unwrap();
-    let hello = Up::Hello {
-        version: vshmem_wire::VERSION + 1,
-        layout: crate::harness::LAYOUT,
-        domain: None,
-        clients: Vec::new(),
-    };
-    let mut link = Link::new();
-    link.send(&hello);
-    let said = loop {
-        while !link.out().is_empty() {
-            let bytes = link.out().to_vec();
-            stream.write_all(&bytes).unwrap();
-            link.wrote(bytes.len());
-        }
-        if let Some(down) = link.take::<Down>().unwrap() {
-            break down;
-        }
-        let mut piece = [0; 1000];
-        let bytes = stream.read(&mut piece).unwrap();
-        link.push(&piece[..bytes]);
-        if let Some(down) = link.take::<Down>().unwrap() {
-            break down;
-        }
-    };
+    let mut played = Played::new(stream);
+    played.say(&Played::hello(vshmem_wire::VERSION + 1, None));
+    let said = played.hear();
     assert!(
         matches!(&said, Down::Refused { why } if why.contains("same version")),
+        "{said:?}"
+    );
+    assert_eq!(host.ask(Request::Ping), Ok(Reply::Done));
+}
+
+#[test]
+fn a_machine_restored_from_a_snapshot_is_told_so_and_refused() {
+    use vshmem_wire::{Down, Up, VERSION};
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let (stream, _pool) = attach(&mut host, "first").unwrap();
+    let mut first = Played::new(stream);
+    first.say(&Played::hello(VERSION, None));
+    let Down::Welcome { session, .. } = first.hear() else {
+        panic!("no welcome");
+    };
+    // The same stay again, as after a restart of the front-end, is fine.
+    first.say(&Played::hello(VERSION, Some(session)));
+    assert!(matches!(first.hear(), Down::Welcome { session: again, .. } if again == session));
+
+    // A machine whose memory is a copy of the first one's goes on where that was, on a stream of its own.
+    let (stream, _pool) = attach(&mut host, "second").unwrap();
+    let mut second = Played::new(stream);
+    second.say(&Up::Gone {
+        client: host.welcome.client,
+        exec: false,
+    });
+    assert_eq!(second.hear(), Down::Restarted);
+    second.say(&Played::hello(VERSION, Some(session)));
+    let said = second.hear();
+    assert!(
+        matches!(&said, Down::Refused { why } if why.contains("snapshot")),
         "{said:?}"
     );
     assert_eq!(host.ask(Request::Ping), Ok(Reply::Done));

@@ -1,0 +1,158 @@
+//! The ivshmem devices of this machine, as `/sys/bus/pci` shows them.
+//!
+//! BAR2 of PCI device 1af4:1110 is the shared memory. It is reached as the file `resource2` without any driver, once the device is enabled.
+//! Not for what lies in the memory: that is `peek`'s.
+
+use anyhow::{Context, bail};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::path::{Path, PathBuf};
+
+/// Vendor and device, as sysfs writes them.
+const VENDOR: &str = "0x1af4";
+const DEVICE: &str = "0x1110";
+
+/// What to do when there is no device.
+pub const ADD_ONE: &str = "stop this virtual machine and start it with an ivshmem device for the group's pool: on the host, `vshmem vm flags qemu \
+                           --domain NAME` prints what to add";
+
+/// One ivshmem device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its PCI address, such as `0000:00:03.0`.
+    pub address: String,
+    /// Size of BAR2; 0 without one.
+    pub bytes: u64,
+    folder: PathBuf,
+}
+
+/// The machine's ivshmem devices, in the order of their addresses. `sys` is where sysfs is mounted.
+///
+/// # Errors
+/// If the PCI devices cannot be listed.
+pub fn find(sys: &Path) -> anyhow::Result<Vec<Device>> {
+    let all = sys.join("bus/pci/devices");
+    let entries = match std::fs::read_dir(&all) {
+        Ok(entries) => entries,
+        // A machine without PCI, or without sysfs; what is missing is told where a device is needed.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e).with_context(|| format!("listing {}", all.display())),
+    };
+    let mut found: Vec<Device> = entries
+        .flatten()
+        .filter_map(|entry| device(&entry.path()))
+        .collect();
+    found.sort_by(|a, b| a.address.cmp(&b.address));
+    Ok(found)
+}
+
+fn device(folder: &Path) -> Option<Device> {
+    let is = |file: &str, wanted: &str| {
+        std::fs::read_to_string(folder.join(file)).is_ok_and(|text| text.trim() == wanted)
+    };
+    if !is("vendor", VENDOR) || !is("device", DEVICE) {
+        return None;
+    }
+    Some(Device {
+        address: folder.file_name()?.to_string_lossy().into_owned(),
+        bytes: std::fs::metadata(folder.join("resource2")).map_or(0, |found| found.len()),
+        folder: folder.to_owned(),
+    })
+}
+
+impl Device {
+    /// Its memory, for reading or for reading and writing; the device is enabled first if nobody has done so.
+    ///
+    /// # Errors
+    /// If it has no memory, or the kernel refuses: the text says what to do.
+    pub fn open(&self, writable: bool) -> anyhow::Result<OwnedFd> {
+        if self.bytes == 0 {
+            bail!(
+                "ivshmem device {} has no memory (no BAR2): its ivshmem server gave it none; see to the server, or use ivshmem-plain",
+                self.address
+            );
+        }
+        self.enable()?;
+        let memory = self.folder.join("resource2");
+        let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+        rustix::fs::open(&memory, access | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+            let remedy = match errno {
+                Errno::ACCESS => "; only root may open it: start `vshmem join` as root",
+                Errno::PERM => {
+                    "; the kernel is locked down (Secure Boot): see /sys/kernel/security/lockdown, and turn Secure Boot off for this machine"
+                }
+                _ => "",
+            };
+            anyhow::anyhow!("opening {}: {errno}{remedy}", memory.display())
+        })
+    }
+
+    /// Without this its memory reads all ones.
+    fn enable(&self) -> anyhow::Result<()> {
+        let file = self.folder.join("enable");
+        let now = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        // The file counts: who writes 1 twice would have to write 0 twice.
+        if now.trim() != "0" {
+            return Ok(());
+        }
+        std::fs::write(&file, "1").with_context(|| {
+            format!(
+                "enabling ivshmem device {} through {} (start `vshmem join` as root)",
+                self.address,
+                file.display()
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A sysfs folder of a PCI device.
+    pub(crate) fn put(sys: &Path, address: &str, (vendor, device): (&str, &str), bar: Option<u64>) {
+        let folder = sys.join("bus/pci/devices").join(address);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("vendor"), format!("{vendor}\n")).unwrap();
+        std::fs::write(folder.join("device"), format!("{device}\n")).unwrap();
+        std::fs::write(folder.join("enable"), "0\n").unwrap();
+        if let Some(bytes) = bar {
+            let file = std::fs::File::create(folder.join("resource2")).unwrap();
+            file.set_len(bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn only_ivshmem_devices_are_found_and_in_order() {
+        let sys = tempfile::tempdir().unwrap();
+        assert_eq!(find(sys.path()).unwrap(), []);
+        put(sys.path(), "0000:00:05.0", (VENDOR, DEVICE), Some(1 << 20));
+        put(sys.path(), "0000:00:01.0", (VENDOR, "0x1000"), None);
+        put(sys.path(), "0000:00:03.0", (VENDOR, DEVICE), None);
+        let found = find(sys.path()).unwrap();
+        let shown: Vec<_> = found.iter().map(|d| (d.address.as_str(), d.bytes)).collect();
+        assert_eq!(shown, [("0000:00:03.0", 0), ("0000:00:05.0", 1 << 20)]);
+    }
+
+    #[test]
+    fn a_device_is_enabled_once() {
+        let sys = tempfile::tempdir().unwrap();
+        put(sys.path(), "0000:00:05.0", (VENDOR, DEVICE), Some(4096));
+        let device = find(sys.path()).unwrap().remove(0);
+        device.open(false).unwrap();
+        let enable = sys.path().join("bus/pci/devices/0000:00:05.0/enable");
+        assert_eq!(std::fs::read_to_string(&enable).unwrap(), "1");
+        std::fs::write(&enable, "2").unwrap();
+        device.open(true).unwrap();
+        assert_eq!(std::fs::read_to_string(&enable).unwrap(), "2");
+    }
+
+    #[test]
+    fn a_device_without_memory_is_refused_with_what_to_do() {
+        let sys = tempfile::tempdir().unwrap();
+        put(sys.path(), "0000:00:05.0", (VENDOR, DEVICE), None);
+        let why = find(sys.path()).unwrap()[0].open(true).unwrap_err().to_string();
+        assert!(why.contains("server"), "{why}");
+    }
+}

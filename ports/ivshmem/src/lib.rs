@@ -1,0 +1,13 @@
+//! The ivshmem port: pool in BAR2 of QEMU's ivshmem device, mapped without a driver; a virtio-serial port as stream.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`guest`] | the stream and the memory, as a front-end inside a guest sees them |
+//! | [`device`] | the ivshmem devices of this machine |
+//! | [`channel`] | the virtio-serial port that leads to the back-end |
+//! | `peek` | the pool's header, read through a device |
+
+pub mod channel;
+pub mod device;
+pub mod guest;
+mod peek;
