@@ -131,6 +131,7 @@ fn dependencies_point_inwards() {
 fn the_rules_of_direction_refuse_what_they_should() {
     for (from, to) in [
         ("core/ipc", "ports/api"),
+        ("core/collective", "client/vshmem"),
         ("core/wire", "node/registry"),
         ("ports/uml", "ports/local"),
         ("ports/api", "node/daemon"),

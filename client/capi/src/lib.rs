@@ -4,6 +4,8 @@
 //! Vshmem's; nothing is passed on to the kernel. Not async-signal-safe, unlike the preload library, since a C library does not interpose sigaction.
 #![allow(unsafe_code)] // C functions by name; memory of the program.
 
+pub mod team;
+
 use std::ffi::{c_char, c_long, c_void};
 use vshmem_abi::{edge, msg, sem, shm};
 use vshmem_runtime::{Errno, Runtime, SemBuf};

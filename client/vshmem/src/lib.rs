@@ -8,6 +8,7 @@
 //! | [`Segment`] | an attached V-shm segment, with sound typed views | shmget(2), shmop(2), shmctl(2) |
 //! | [`SemaphoreSet`] | a V-sem set | semget(2), semop(2), semctl(2) |
 //! | [`Queue`] | a V-msgq queue | msgget(2), msgop(2), msgctl(2) |
+//! | [`Team`] | a fixed number of processes that meet in barrier, broadcast, reduce and allreduce | |
 //!
 //! ```no_run
 //! use vshmem::{Key, Queue, Segment, SemaphoreSet};
@@ -35,6 +36,7 @@ mod options;
 mod queue;
 mod segment;
 mod semaphores;
+mod team;
 mod views;
 
 pub use error::Error;
@@ -42,7 +44,9 @@ pub use options::{Key, QueueOptions, SegmentOptions, SemaphoreOptions};
 pub use queue::{Message, Queue, QueueStatus, Receive};
 pub use segment::Segment;
 pub use semaphores::{Held, Operation, SemaphoreSet};
+pub use team::{CollectiveError, Team, TeamOptions};
 pub use views::{Cells, Plain, Shareable};
+pub use vshmem_collective::{Element, Operation as Reduction};
 
 /// What the daemon said of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -111,6 +111,13 @@ impl Segment {
         Ok(())
     }
 
+    /// The attachment as memory for algorithms. To be dropped before the segment.
+    pub(crate) fn words(&self) -> vshmem_words::Mapping {
+        // SAFETY: attachments are page-aligned and `bytes` long; who calls this within this crate keeps the segment for longer, and only
+        // views of atomics are ever made of it.
+        unsafe { vshmem_words::Mapping::new(self.base, self.bytes) }
+    }
+
     fn place<T>(&self, offset: usize, count: usize) -> Result<*mut u8, Error> {
         let bytes = size_of::<T>().checked_mul(count).ok_or(Error::BadView)?;
         let end = offset.checked_add(bytes).ok_or(Error::BadView)?;

@@ -26,6 +26,18 @@ pub fn compile(name: &str) -> Result<PathBuf> {
     compile_with(name, name, &[])
 }
 
+/// Compiles `programs/NAME.c` against the C library.
+pub fn compile_for_library(name: &str) -> Result<PathBuf> {
+    let include = concat!(env!("CARGO_MANIFEST_DIR"), "/../../client/capi/include");
+    let folder = built().display().to_string();
+    let path = format!("-Wl,-rpath,{folder}");
+    compile_with(
+        name,
+        name,
+        &["-I", include, "-L", &folder, "-lvshmem", "-lm", &path],
+    )
+}
+
 /// The actor, its System V calls replaced by the C library's when it was compiled.
 fn actor_with_library() -> Result<PathBuf> {
     let header = concat!(env!("CARGO_MANIFEST_DIR"), "/../../client/capi/include/vshmem.h");
