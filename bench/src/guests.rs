@@ -3,6 +3,7 @@
 use crate::micro::{MicroOptions, iterations, play};
 use crate::party::{Guest, Party, Place, Where};
 use crate::row::{Row, Target};
+use crate::stream::Echo;
 use anyhow::Result;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub(crate) fn rows(
     if wanted("shm_pingpong") || HANDOFFS.iter().any(|n| wanted(n)) {
         spinning(options, place, port, key, wanted, tell)?;
     }
-    if wanted("sem_handoff_sleeping") {
+    if wanted("sem_handoff_sleeping") || wanted("request") {
         sleeping(options, place, port, key + 16, tell)?;
     }
     Ok(())
@@ -106,7 +107,7 @@ fn spinning(
     Ok(())
 }
 
-/// Without spinning: each handoff goes by the front-ends and the back-end.
+/// Without spinning: each handoff goes by the front-ends and the back-end. A request from a guest takes the same way, so it stands beside it.
 fn sleeping(
     options: &MicroOptions,
     place: &Place<'_>,
@@ -115,19 +116,30 @@ fn sleeping(
     tell: &mut dyn FnMut(&Row),
 ) -> Result<()> {
     let mut guests = pair(place, port, ["sleep-a", "sleep-b"], &[("VSHMEM_SPIN", "0")])?;
+    let echo = Echo::start(place.program, port, 0)?;
     let n = iterations(options, 300);
-    let mut rounds = Vec::new();
-    for round in 0..=options.rounds {
-        let value = play(&mut guests, "sem_handoff", key, n)?;
-        let baseline = guests[0].ask("stream_roundtrip", 0, 0, n)? / n as f64;
+    let mut handoffs = Vec::new();
+    let mut handoffs_by_one = Vec::new();
+    let mut requests = Vec::new();
+    // Short rounds: what waking an idle CPU costs changes from one moment to the next.
+    for round in 0..=2 * options.rounds {
+        let handoff = play(&mut guests, "sem_handoff", key, n)?;
+        let bare = echo.round_trip(1, n)?;
+        let bare_on_one = echo.round_trip(0, n)?;
+        let request = guests[0].ask("request", 0, 0, n)? / n as f64;
         if round > 0 {
-            rounds.push((value, baseline));
+            handoffs.push((handoff, bare));
+            handoffs_by_one.push((handoff, bare_on_one));
+            requests.push((request, bare_on_one));
         }
     }
     guests[0].ask("remove", 0, key, 0)?;
-    let baseline = "a request to the back-end and its answer, over the stream";
-    tell(
-        &Row::from_rounds("sem_handoff_sleeping", port, "ns", baseline, &rounds).target(Target::AtMost(3.0)),
-    );
+    let baseline = "one round trip on a bare stream, its ends on two CPUs";
+    let row = Row::from_rounds("sem_handoff_sleeping", port, "ns", baseline, &handoffs);
+    tell(&row.target(Target::AtMost(3.0)));
+    let baseline = "one round trip on a bare stream, its ends on one CPU";
+    let row = Row::from_rounds("sem_handoff_sleeping", port, "ns", baseline, &handoffs_by_one);
+    tell(&row);
+    tell(&Row::from_rounds("request", port, "ns", baseline, &requests));
     Ok(())
 }

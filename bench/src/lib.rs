@@ -10,12 +10,14 @@
 //! | [`micro`] | which rows there are and who plays in them |
 //! | [`party`] | a worker somewhere: here, under `vshmem run`, in a guest |
 //! | [`worker`] | the measured loops |
+//! | [`stream`] | the bare stream to a guest and back |
 //! | [`row`] | a result, as JSON and as a table line |
 
 mod guests;
 pub mod micro;
 pub mod party;
 pub mod row;
+pub mod stream;
 mod sysv;
 pub mod worker;
 

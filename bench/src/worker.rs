@@ -55,7 +55,7 @@ fn command(line: &str) -> Result<Duration> {
         "attach_cycle_detach" => attach_step(2, key, n),
         "attach_cycle_remove" => attach_step(3, key, n),
         "tcp_pingpong_64" => tcp_pingpong(role, key, n),
-        "stream_roundtrip" => stream_roundtrip(n),
+        "request" => request(n),
         "remove" => remove(key),
         _ => bail!("no such test: {test}"),
     }
@@ -280,8 +280,8 @@ fn tcp_pingpong(role: u32, port: i32, n: u64) -> Result<Duration> {
     })
 }
 
-/// A request that the back-end answers at once: from a guest it crosses the port's byte stream and comes back.
-fn stream_roundtrip(n: u64) -> Result<Duration> {
+/// A request that the back-end answers at once: from a guest it goes by the front-end and the port's byte stream, and comes back.
+fn request(n: u64) -> Result<Duration> {
     let runtime = vshmem_runtime::Runtime::global();
     timed(|| {
         for _ in 0..n {

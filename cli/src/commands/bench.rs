@@ -16,6 +16,12 @@ enum What {
     /// The measured loops, by command on standard input
     #[command(hide = true)]
     Worker,
+    /// Sends back what the stream to the host brings, in a guest without a front-end
+    #[command(hide = true)]
+    Echo {
+        /// The guest's port
+        port: String,
+    },
 }
 
 /// Single operations: semaphores, messages, handoffs between processes and between guests.
@@ -84,6 +90,10 @@ pub(crate) fn run(options: &Bench) -> Outcome {
         What::Worker => match vshmem_bench::worker::worker() {
             Ok(()) => Ok(0),
             Err(error) => Err(Trouble::new("worker", format!("{error:#}"))),
+        },
+        What::Echo { port } => match vshmem_bench::stream::echo(port) {
+            Ok(()) => Ok(0),
+            Err(error) => Err(Trouble::new("echo", format!("{error:#}"))),
         },
     }
 }

@@ -141,6 +141,8 @@ impl Backend {
             Token::Keeper => self.keeper_said(),
             Token::Signal => self.stopping |= crate::process::signals::came(&self.signals),
             Token::Clock => self.second(&mut events),
+            // Only a front-end has sleepers to look at.
+            Token::Look => {}
         }
         self.deal_with(events);
     }

@@ -8,14 +8,13 @@ use crate::clients::Event;
 use crate::process::reactor::{Ready, Token};
 use crate::process::stream::StreamError;
 use rustix::fd::OwnedFd;
-use std::time::{Duration, Instant};
 use vshmem_wire::pool::PoolHeader;
 use vshmem_wire::request::Welcome;
 use vshmem_wire::stream::Connected;
 use vshmem_wire::{Down, Failure, Reply, Up, VERSION, Verdict, Window};
 
-/// Silence that is worth a line in the log.
-const SILENCE: Duration = Duration::from_secs(10);
+/// Seconds of silence that are worth a line in the log.
+const SILENCE: u32 = 10;
 
 impl Frontend {
     /// Tells the back-end something.
@@ -52,9 +51,14 @@ impl Frontend {
         } else if !self.stream.is_behind() {
             self.tell(&Up::Heartbeat);
         }
-        if !self.silent && self.heard.elapsed() > SILENCE {
-            self.silent = true;
-            tracing::warn!("the back-end has been silent for {SILENCE:?}");
+        self.silent = if self.heard {
+            0
+        } else {
+            self.silent.saturating_add(1)
+        };
+        self.heard = false;
+        if self.silent == SILENCE {
+            tracing::warn!("the back-end has been silent for {SILENCE} seconds");
         }
     }
 
@@ -82,8 +86,7 @@ impl Frontend {
             return Ok(());
         }
         self.stream.fill()?;
-        self.heard = Instant::now();
-        self.silent = false;
+        self.heard = true;
         loop {
             match self.stream.take::<Down>() {
                 Ok(Some(down)) => self.on_down(down, events),

@@ -17,6 +17,7 @@ mod start;
 
 use crate::clients::{Clients, Event};
 use crate::keeper::{Journal, Keeper};
+use crate::process::clock::Ticker;
 use crate::process::pages::TimePage;
 use crate::process::reactor::{Reactor, Ready, Token};
 use crate::process::stream::Stream;
@@ -26,7 +27,6 @@ use serde::{Deserialize, Serialize};
 use sleepers::Sleepers;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Instant;
 use vshmem_port::guest::GuestPort;
 use vshmem_wire::{Credentials, Request, Window};
 
@@ -96,8 +96,9 @@ struct Frontend {
     session: Option<u64>,
     /// The back-end owes an answer to a hello: ask again with each second.
     greeting: bool,
-    heard: Instant,
-    silent: bool,
+    /// Whether the back-end has spoken since the last second began, and for how many seconds it had not.
+    heard: bool,
+    silent: u32,
     connecting: BTreeMap<u64, Connecting>,
     next_tag: u64,
     requests: BTreeMap<(u32, u64), Request>,
@@ -107,6 +108,7 @@ struct Frontend {
     /// The memory's descriptors, for reading and writing, and for reading.
     windows: Option<((OwnedFd, Window), (OwnedFd, Window))>,
     sleepers: Sleepers,
+    looks: Ticker,
     time: TimePage,
     journal: Journal,
     clock: OwnedFd,
@@ -118,12 +120,14 @@ struct Frontend {
 
 impl Frontend {
     fn turn(&mut self) -> anyhow::Result<()> {
-        let until = self.sleepers.next_look();
-        let ready = self.reactor.wait(until).context("waiting")?;
+        // No look at a clock in here: in a guest it may cost as much as all the rest of handing on a bell.
+        let ready = self.reactor.wait(None).context("waiting")?;
         for ready in ready {
             self.on_ready(ready);
         }
-        self.sleepers.look_if_due();
+        self.looks
+            .run(self.sleepers.are_any())
+            .context("setting the timer")?;
         self.settle_stream();
         Ok(())
     }
@@ -145,6 +149,10 @@ impl Frontend {
                 }
             }
             Token::Clock => self.second(&mut events),
+            Token::Look => {
+                self.looks.came();
+                self.sleepers.look();
+            }
         }
         self.deal_with(events);
     }

@@ -8,12 +8,12 @@ use crate::process::pages::{WaitPage, map_for_ever, wake_futex};
 use rustix::fd::{AsFd, BorrowedFd};
 use std::collections::BTreeMap;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use vshmem_wire::pages::{ACTIVE_AT, ENTRY, EXPECTED_AT, SEQUENCE_AT, TICKETS, WATCHED_AT};
 use vshmem_words::{Mapping, Ordering, Words};
 
 /// Pause between two looks that nobody asked for.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// Most entries that one client may have.
 const MOST_PER_CLIENT: usize = 4096;
 
@@ -24,7 +24,6 @@ pub(super) struct Sleepers {
     pool: Option<Mapping>,
     owned: BTreeMap<u32, Vec<u32>>,
     free: Vec<u32>,
-    next_look: Option<Instant>,
 }
 
 impl Sleepers {
@@ -35,7 +34,6 @@ impl Sleepers {
             pool: None,
             owned: BTreeMap::new(),
             free: (1..TICKETS).rev().collect(),
-            next_look: None,
         }
     }
 
@@ -66,7 +64,6 @@ impl Sleepers {
                 .store32(at(ticket) + ACTIVE_AT, 0, Ordering::Relaxed);
         }
         owned.extend(&given);
-        self.next_look.get_or_insert_with(Instant::now);
         given
     }
 
@@ -74,7 +71,6 @@ impl Sleepers {
     pub(super) fn restore(&mut self, client: u32, tickets: &[u32]) {
         self.free.retain(|t| !tickets.contains(t));
         self.owned.entry(client).or_default().extend(tickets);
-        self.next_look.get_or_insert_with(Instant::now);
     }
 
     /// A client is gone: its entries are free again.
@@ -85,9 +81,6 @@ impl Sleepers {
                 .store32(at(ticket) + ACTIVE_AT, 0, Ordering::Relaxed);
             self.free.push(ticket);
         }
-        if self.owned.is_empty() {
-            self.next_look = None;
-        }
     }
 
     /// Who has which entries.
@@ -97,27 +90,17 @@ impl Sleepers {
             .map(|(client, tickets)| (*client, tickets.as_slice()))
     }
 
-    /// When to look without being asked.
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        self.next_look
-    }
-
-    /// Looks if it is time.
-    pub(super) fn look_if_due(&mut self) {
-        if self.next_look.is_some_and(|at| at <= Instant::now()) {
-            self.look();
-        }
+    /// Whether anybody may sleep, so that somebody must look now and then.
+    pub(super) fn are_any(&self) -> bool {
+        !self.owned.is_empty()
     }
 
     /// Wakes whoever watches a word that has changed.
-    pub(super) fn look(&mut self) {
+    pub(super) fn look(&self) {
         if let Some(pool) = &self.pool {
             for &ticket in self.owned.values().flatten() {
                 look_at(&self.page.words, pool, ticket);
             }
-        }
-        if self.next_look.is_some() {
-            self.next_look = Some(Instant::now() + LOOK);
         }
     }
 }
@@ -217,7 +200,7 @@ mod tests {
         for client in 0..5 {
             sleepers.take_back(client);
         }
-        assert_eq!(sleepers.next_look(), None);
+        assert!(!sleepers.are_any());
         assert_eq!(sleepers.lease(9, 1).len(), 1);
     }
 }

@@ -1,6 +1,6 @@
 //! The front-end's start, after nobody or after a former life of itself, and its end.
 
-use super::sleepers::Sleepers;
+use super::sleepers::{LOOK, Sleepers};
 use super::{Entry, Frontend, Setup};
 use crate::clients::Clients;
 use crate::config::SocketConfig;
@@ -13,7 +13,6 @@ use crate::sockets;
 use anyhow::Context;
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::BTreeMap;
-use std::time::Instant;
 use vshmem_port::guest::GuestPort;
 
 /// What the keeper holds, by name.
@@ -125,8 +124,8 @@ impl Frontend {
             domain: None,
             session: past.session,
             greeting: true,
-            heard: Instant::now(),
-            silent: false,
+            heard: true,
+            silent: 0,
             connecting: BTreeMap::new(),
             next_tag: 1,
             requests: BTreeMap::new(),
@@ -134,6 +133,7 @@ impl Frontend {
             next_fork: pages::now() << 20,
             windows: None,
             sleepers: Sleepers::new(page),
+            looks: clock::Ticker::new(LOOK).context("making a timer")?,
             time,
             journal,
             clock: clock::seconds().context("making the clock")?,
@@ -156,6 +156,7 @@ impl Frontend {
         self.keeper.keep(WAIT, self.sleepers.file());
         self.keeper.keep(LOG, self.journal.file());
         self.reactor.watch(&self.clock, Token::Clock)?;
+        self.reactor.watch(self.looks.fd(), Token::Look)?;
         self.reactor.watch(&self.signals, Token::Signal)?;
         self.reactor.watch(self.stream.fd(), Token::Stream(0))?;
         if let Some(socket) = self.keeper.socket() {

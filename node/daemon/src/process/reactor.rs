@@ -22,6 +22,8 @@ pub(crate) enum Token {
     Signal,
     /// The seconds.
     Clock,
+    /// Time to look at those who sleep.
+    Look,
 }
 
 impl Token {
@@ -34,6 +36,7 @@ impl Token {
             Token::Keeper => (5, 0),
             Token::Signal => (6, 0),
             Token::Clock => (7, 0),
+            Token::Look => (8, 0),
         };
         kind << 32 | u64::from(number)
     }
@@ -48,6 +51,7 @@ impl Token {
             5 => Token::Keeper,
             6 => Token::Signal,
             7 => Token::Clock,
+            8 => Token::Look,
             _ => return None,
         })
     }
