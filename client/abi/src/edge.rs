@@ -5,13 +5,11 @@
 // it on, and marking each of them unsafe would say nothing that C's signatures do not.
 #![allow(clippy::not_unsafe_ptr_arg_deref)]
 
+use crate::layouts::{Msginfo, MsqidDs, SemidDs, Seminfo, ShmInfo, ShmidDs, Shminfo};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use vshmem_runtime::{Errno, Result};
+use vshmem_runtime::{Errno, Result, SemBuf, user};
 
-/// Pointers below are nobody's memory.
-const LOWEST: usize = 4096;
-/// End of what a program of this processor can map.
-const HIGHEST: usize = 0x7fff_ffff_f000;
+pub use vshmem_runtime::user::pointer;
 
 /// Sets errno.
 pub fn set_errno(errno: i32) {
@@ -41,28 +39,43 @@ pub fn call_int(work: impl FnOnce() -> Result<i32>) -> i32 {
     call(|| work().map(|value| value as isize)) as i32
 }
 
-/// EFAULT for addresses at which no program has memory: null and its neighbours, and the kernel's half.
+/// Structures that the calls take and give: any bytes make one, and none of its bytes are padding.
+///
+/// # Safety
+/// As it says.
+pub unsafe trait Plain: Copy {}
+
+macro_rules! plain {
+    ($($what:ty)*) => {$(
+        // SAFETY: numbers side by side, without a gap.
+        unsafe impl Plain for $what {}
+    )*};
+}
+plain! { u8 u16 i64 libc::timespec SemBuf ShmidDs SemidDs MsqidDs Shminfo ShmInfo Seminfo Msginfo }
+
+/// Reads a structure of the program. EFAULT if there is none.
 #[inline(always)]
-pub fn pointer<T>(at: *const T) -> Result<()> {
-    let at = at as usize;
-    if (LOWEST..HIGHEST).contains(&at) {
-        Ok(())
-    } else {
-        Err(Errno::EFAULT)
-    }
+pub fn read<T: Plain>(at: *const T) -> Result<T> {
+    // SAFETY: any bytes make a `Plain`.
+    unsafe { user::read(at) }
 }
 
-/// Reads a structure of the program.
-pub fn read<T: Copy>(at: *const T) -> Result<T> {
-    pointer(at)?;
-    // SAFETY: the program says that its structure is there; unaligned, in case it is.
-    Ok(unsafe { at.read_unaligned() })
+/// Reads as many as fit into `into`.
+#[inline(always)]
+pub fn read_all<T: Plain>(at: *const T, into: &mut [T]) -> Result<()> {
+    // SAFETY: any bytes make a `Plain`.
+    unsafe { user::read_all(at, into) }
 }
 
-/// Writes a structure to where the program wants it.
-pub fn write<T: Copy>(at: *mut T, value: T) -> Result<()> {
-    pointer(at)?;
-    // SAFETY: the program says that it has room for the structure there.
-    unsafe { at.write_unaligned(value) };
-    Ok(())
+/// Writes a structure to where the program wants it. EFAULT if that cannot be.
+#[inline(always)]
+pub fn write<T: Plain>(at: *mut T, value: T) -> Result<()> {
+    write_all(at, &[value])
+}
+
+/// Writes several, one after another.
+#[inline(always)]
+pub fn write_all<T: Plain>(at: *mut T, values: &[T]) -> Result<()> {
+    // SAFETY: a `Plain` has no padding; what is overwritten is the program's to say.
+    unsafe { user::write_all(at, values) }
 }

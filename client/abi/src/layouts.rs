@@ -99,6 +99,7 @@ pub struct Shminfo {
 #[repr(C)]
 pub struct ShmInfo {
     used_ids: i32,
+    gap: u32,
     shm_tot: u64,
     shm_rss: u64,
     shm_swp: u64,
@@ -134,6 +135,7 @@ pub struct Msginfo {
     msgssz: i32,
     msgtql: i32,
     msgseg: u16,
+    gap: u16,
 }
 
 const _: () = {
@@ -280,5 +282,6 @@ pub fn msginfo(info: &Info, in_use: bool) -> Msginfo {
         msgssz: 16,
         msgtql: if in_use { int(info.bytes) } else { bytes },
         msgseg: 0xffff,
+        gap: 0,
     }
 }

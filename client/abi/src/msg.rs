@@ -5,11 +5,10 @@ use crate::edge;
 use crate::layouts::{self, MsqidDs};
 use std::ffi::{c_long, c_void};
 use vshmem_runtime::runtime::Which;
-use vshmem_runtime::{Errno, Result, Runtime};
+use vshmem_runtime::{Errno, Foreign, Result, Runtime};
 use vshmem_wire::Kind;
 
-/// No message is longer, whatever a program says that its buffer holds.
-const LONGEST: usize = 1 << 30;
+const MSG_COPY: i32 = 0o40000;
 const MSG_STAT: i32 = 11;
 const MSG_INFO: i32 = 12;
 const MSG_STAT_ANY: i32 = 13;
@@ -17,22 +16,23 @@ const MSG_STAT_ANY: i32 = 13;
 /// msgsnd(2).
 ///
 /// # Safety
-/// At `message` there are a long and `bytes` bytes of text, or it is null or nobody's address.
+/// What lies at `message` is the program's, if anything does.
 #[inline(always)]
 pub unsafe fn send(id: i32, message: *const c_void, bytes: usize, flags: i32) -> Result<i32> {
     let mtype = edge::read(message.cast::<c_long>())?;
-    if mtype < 1 || bytes > LONGEST {
+    if isize::try_from(bytes).is_err() {
         return Err(Errno::EINVAL);
     }
-    // SAFETY: promised by the caller. The bytes are only read, by the audited copy.
-    let text = unsafe { std::slice::from_raw_parts(message.cast::<u8>().add(size_of::<c_long>()), bytes) };
-    Runtime::global().msgsnd(id, mtype, text, flags).map(|()| 0)
+    let text = message.cast_mut().cast::<u8>().wrapping_add(size_of::<c_long>());
+    // SAFETY: promised by the caller; only read.
+    let text = unsafe { Foreign::new(text, bytes) };
+    Runtime::global().msgsnd_from(id, mtype, text, flags).map(|()| 0)
 }
 
-/// msgrcv(2).
+/// msgrcv(2). As in Linux, a wrong address counts only once there is a message, which then is lost.
 ///
 /// # Safety
-/// At `message` there is room for a long and `bytes` bytes of text, or it is null or nobody's address.
+/// What lies at `message` is the program's, if anything does.
 #[inline(always)]
 pub unsafe fn receive(
     id: i32,
@@ -44,13 +44,14 @@ pub unsafe fn receive(
     if isize::try_from(bytes).is_err() {
         return Err(Errno::EINVAL);
     }
-    edge::pointer(message)?;
-    // SAFETY: promised by the caller. The bytes are only written.
-    let into = unsafe {
-        let text = message.cast::<u8>().add(size_of::<c_long>());
-        std::slice::from_raw_parts_mut(text, bytes.min(LONGEST))
+    let text = message.cast::<u8>().wrapping_add(size_of::<c_long>());
+    // SAFETY: promised by the caller, who wants it overwritten.
+    let (whole, text) = unsafe { (Foreign::new(message.cast(), bytes), Foreign::new(text, bytes)) };
+    let received = if flags & MSG_COPY == 0 {
+        Runtime::global().msgrcv_to(id, text, msgtyp, flags)?
+    } else {
+        Runtime::global().msgrcv_copy(id, whole, text, msgtyp, flags)?
     };
-    let received = Runtime::global().msgrcv(id, into, msgtyp, flags)?;
     edge::write(message.cast::<c_long>(), received.mtype)?;
     Ok(received.len as isize)
 }

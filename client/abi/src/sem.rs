@@ -29,35 +29,60 @@ pub fn takes_id(command: i32) -> bool {
     )
 }
 
-/// semop and semtimedop on a set of Vshmem.
+/// A set of so many semaphores is small.
+const SMALL: usize = 64;
+/// So many operations are looked at without more ado.
+const FEW: usize = 8;
+
+/// semop and semtimedop on a set of Vshmem. Without a time-out `timeout` is null.
 ///
 /// # Safety
-/// `operations` is an array of `count` operations, or null.
+/// What lies at `operations` and `timeout` is the program's, if anything does.
 #[inline(always)]
 pub unsafe fn operate(
     id: i32,
     operations: *const SemBuf,
     count: usize,
-    timeout: Option<Duration>,
+    timeout: *const libc::timespec,
 ) -> Result<i32> {
-    if count == 0 {
-        return Err(Errno::EINVAL);
+    let time = match timeout.is_null() {
+        true => None,
+        false => Some(edge::read(timeout)?),
+    };
+    match count {
+        0 => Err(Errno::EINVAL),
+        1 => perform(id, &[edge::read(operations)?], time),
+        2..=FEW => {
+            let mut few = [NOTHING; FEW];
+            let few = &mut few[..count];
+            edge::read_all(operations, few)?;
+            perform(id, few, time)
+        }
+        _ => many(id, operations, count, time),
     }
-    if count > SEMOPM {
-        return Err(Errno::E2BIG);
-    }
-    edge::pointer(operations)?;
-    // SAFETY: promised by the caller; `SemBuf` is `struct sembuf`.
-    let operations = unsafe { std::slice::from_raw_parts(operations, count) };
-    Runtime::global().semop(id, operations, timeout).map(|()| 0)
 }
 
-/// semtimedop's time-out: none if the pointer is null.
-pub fn timeout(at: *const libc::timespec) -> Result<Option<Duration>> {
-    match at.is_null() {
-        true => Ok(None),
-        false => duration(edge::read(at)?).map(Some),
-    }
+const NOTHING: SemBuf = SemBuf {
+    num: 0,
+    op: 0,
+    flags: 0,
+};
+
+#[inline(never)]
+fn many(id: i32, operations: *const SemBuf, count: usize, time: Option<libc::timespec>) -> Result<i32> {
+    let mut many = [NOTHING; SEMOPM];
+    let many = many.get_mut(..count).ok_or(Errno::E2BIG)?;
+    edge::read_all(operations, many)?;
+    perform(id, many, time)
+}
+
+#[inline(always)]
+fn perform(id: i32, operations: &[SemBuf], time: Option<libc::timespec>) -> Result<i32> {
+    let timeout = match time {
+        None => None,
+        Some(time) => Some(duration(time)?),
+    };
+    Runtime::global().semop(id, operations, timeout).map(|()| 0)
 }
 
 fn duration(time: libc::timespec) -> Result<Duration> {
@@ -79,14 +104,8 @@ pub fn control(id: i32, num: i32, command: i32, argument: *mut c_void) -> Result
         SETVAL => runtime
             .sem_set_value(id, num, argument as usize as i32)
             .map(|()| 0),
-        GETALL => {
-            let values = values(id, argument)?;
-            runtime.sem_values(id, values).map(|()| 0)
-        }
-        SETALL => {
-            let values = values(id, argument)?;
-            runtime.sem_set_values(id, values).map(|()| 0)
-        }
+        GETALL => all_values(id, argument.cast(), false),
+        SETALL => all_values(id, argument.cast(), true),
         libc::IPC_RMID => runtime.remove(Kind::Sem, id).map(|()| 0),
         libc::IPC_SET => {
             let perm = edge::read(argument.cast::<SemidDs>())?.perm;
@@ -107,12 +126,26 @@ pub fn control(id: i32, num: i32, command: i32, argument: *mut c_void) -> Result
     }
 }
 
-/// The program's array, which is as long as the set.
-fn values<'a>(id: i32, argument: *mut c_void) -> Result<&'a mut [u16]> {
-    let count = Runtime::global().sem_count(id)?;
-    edge::pointer(argument)?;
-    // SAFETY: the program says that its array is as long as the set; nobody else uses it during the call.
-    Ok(unsafe { std::slice::from_raw_parts_mut(argument.cast(), count as usize) })
+/// GETALL and SETALL: the program's array is as long as the set.
+fn all_values(id: i32, argument: *mut u16, set: bool) -> Result<i32> {
+    let runtime = Runtime::global();
+    let count = runtime.sem_count_for(id, set)? as usize;
+    let (mut few, mut many) = ([0; SMALL], Vec::new());
+    let values = match few.get_mut(..count) {
+        Some(values) => values,
+        None => {
+            many.resize(count, 0);
+            many.as_mut_slice()
+        }
+    };
+    if set {
+        edge::read_all(argument, values)?;
+        runtime.sem_set_values(id, values)?;
+    } else {
+        runtime.sem_values(id, values)?;
+        edge::write_all(argument, values)?;
+    }
+    Ok(0)
 }
 
 fn stat(which: Which, into: *mut SemidDs) -> Result<i32> {

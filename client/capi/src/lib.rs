@@ -58,7 +58,7 @@ pub extern "C" fn vshmem_semget(key: i32, nsems: i32, flags: i32) -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vshmem_semop(id: i32, operations: *const SemBuf, count: usize) -> i32 {
     // SAFETY: promised by the caller.
-    edge::call_int(|| unsafe { sem::operate(id, operations, count, None) })
+    edge::call_int(|| unsafe { sem::operate(id, operations, count, std::ptr::null()) })
 }
 
 /// semtimedop(2).
@@ -72,11 +72,8 @@ pub unsafe extern "C" fn vshmem_semtimedop(
     count: usize,
     timeout: *const libc::timespec,
 ) -> i32 {
-    edge::call_int(|| {
-        let timeout = sem::timeout(timeout)?;
-        // SAFETY: promised by the caller.
-        unsafe { sem::operate(id, operations, count, timeout) }
-    })
+    // SAFETY: promised by the caller.
+    edge::call_int(|| unsafe { sem::operate(id, operations, count, timeout) })
 }
 
 /// semctl(2). In C it is variadic, with a union by value; that arrives where a pointer would.

@@ -17,13 +17,16 @@ type Open = unsafe extern "C" fn(*const c_char, c_int, mode_t) -> c_int;
 type OpenAt = unsafe extern "C" fn(c_int, *const c_char, c_int, mode_t) -> c_int;
 type Fopen = unsafe extern "C" fn(*const c_char, *const c_char) -> *mut FILE;
 
-/// The text that a path names, if it is one of ours.
+/// The text that a path names, if it is one of ours. libc's own function has been called with it and gave `opened`: the kernel has read the path
+/// then, or told with its errno that it did not.
 ///
 /// # Safety
-/// `path` is a C string, or no pointer at all.
-unsafe fn ours(path: *const c_char) -> Option<Text> {
-    edge::pointer(path).ok()?;
-    // SAFETY: promised by the caller. The first bytes are looked at one by one, since every open comes by here.
+/// `path` is what the kernel was given.
+unsafe fn ours(path: *const c_char, opened: bool) -> Option<Text> {
+    if !opened && !matches!(errno(), libc::ENOENT | libc::EACCES | libc::EPERM | libc::EROFS) {
+        return None;
+    }
+    // SAFETY: a C string, as the kernel has found. The first bytes are looked at one by one, since every open comes by here.
     unsafe {
         if !b"/proc/sys"
             .iter()
@@ -34,6 +37,10 @@ unsafe fn ours(path: *const c_char) -> Option<Text> {
         }
         proc_text::by_path(CStr::from_ptr(path).to_bytes())
     }
+}
+
+fn errno() -> c_int {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
 /// A memory file with the text.
@@ -91,6 +98,49 @@ fn opened(text: Text, flags: c_int) -> c_int {
     edge::call_int(|| memory_file(text, flags & libc::O_CLOEXEC != 0).map(IntoRawFd::into_raw_fd))
 }
 
+/// What libc opened, or our own file if the path is one of ours.
+///
+/// # Safety
+/// `path` is what libc was given.
+unsafe fn instead(path: *const c_char, flags: c_int, file: c_int) -> c_int {
+    // SAFETY: promised by the caller; the descriptor was opened for us.
+    unsafe {
+        match ours(path, file >= 0) {
+            None => file,
+            Some(text) => {
+                if file >= 0 {
+                    rustix::io::close(file);
+                }
+                opened(text, flags)
+            }
+        }
+    }
+}
+
+/// The same for streams.
+///
+/// # Safety
+/// `path` and `mode` are what libc was given.
+unsafe fn stream_instead(path: *const c_char, mode: *const c_char, stream: *mut FILE) -> *mut FILE {
+    // SAFETY: promised by the caller; the stream was opened for us.
+    unsafe {
+        match ours(path, !stream.is_null()) {
+            None => stream,
+            Some(text) => {
+                if !stream.is_null() {
+                    libc::fclose(stream);
+                }
+                let file = opened(text, libc::O_CLOEXEC);
+                if file < 0 {
+                    std::ptr::null_mut()
+                } else {
+                    libc::fdopen(file, mode)
+                }
+            }
+        }
+    }
+}
+
 fn missing() -> c_int {
     edge::set_errno(libc::ENOSYS);
     -1
@@ -105,11 +155,8 @@ macro_rules! opens {
         unsafe extern "C" fn $name(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
             // SAFETY: the program's own arguments; dlsym found the function by its name.
             unsafe {
-                if let Some(text) = ours(path) {
-                    return opened(text, flags);
-                }
                 match std::mem::transmute::<*mut libc::c_void, Option<Open>>($next.address()) {
-                    Some(next) => next(path, flags, mode),
+                    Some(next) => instead(path, flags, next(path, flags, mode)),
                     None => missing(),
                 }
             }
@@ -131,11 +178,8 @@ macro_rules! opens_at {
         unsafe extern "C" fn $name(folder: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
             // SAFETY: the program's own arguments; dlsym found the function by its name.
             unsafe {
-                if let Some(text) = ours(path) {
-                    return opened(text, flags);
-                }
                 match std::mem::transmute::<*mut libc::c_void, Option<OpenAt>>($next.address()) {
-                    Some(next) => next(folder, path, flags, mode),
+                    Some(next) => instead(path, flags, next(folder, path, flags, mode)),
                     None => missing(),
                 }
             }
@@ -157,12 +201,8 @@ macro_rules! fopens {
         unsafe extern "C" fn $name(path: *const c_char, mode: *const c_char) -> *mut FILE {
             // SAFETY: the program's own arguments; dlsym found the function by its name.
             unsafe {
-                if let Some(text) = ours(path) {
-                    let file = opened(text, libc::O_CLOEXEC);
-                    return if file < 0 { std::ptr::null_mut() } else { libc::fdopen(file, mode) };
-                }
                 match std::mem::transmute::<*mut libc::c_void, Option<Fopen>>($next.address()) {
-                    Some(next) => next(path, mode),
+                    Some(next) => stream_instead(path, mode, next(path, mode)),
                     None => {
                         missing();
                         std::ptr::null_mut()

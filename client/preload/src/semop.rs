@@ -13,6 +13,6 @@ unsafe extern "C" fn semop(id: i32, operations: *const SemBuf, count: usize) -> 
             return Ok(kernel::pass(libc::SYS_semop, [id as usize, operations as usize, count, 0, 0]) as i32);
         }
         // SAFETY: the program's array.
-        unsafe { sem::operate(id, operations, count, None) }
+        unsafe { sem::operate(id, operations, count, std::ptr::null()) }
     })
 }

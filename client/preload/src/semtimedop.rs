@@ -18,7 +18,6 @@ unsafe extern "C" fn semtimedop(
             let arguments = [id as usize, operations as usize, count, timeout as usize, 0];
             return Ok(kernel::pass(libc::SYS_semtimedop, arguments) as i32);
         }
-        let timeout = sem::timeout(timeout)?;
         // SAFETY: the program's array.
         unsafe { sem::operate(id, operations, count, timeout) }
     })

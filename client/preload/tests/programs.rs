@@ -39,6 +39,11 @@ fn arguments_are_checked_and_structures_filled() {
 }
 
 #[test]
+fn wild_pointers_are_efault_and_a_programs_own_faults_stay_its_own() {
+    both("wild");
+}
+
+#[test]
 fn a_program_may_close_all_descriptors() {
     both("closing");
 }

@@ -50,6 +50,7 @@ pub(crate) struct State {
 
 /// Settings and whatever else is made once in a program's life.
 pub(crate) fn prepare_program(state: &mut State) {
+    crate::signal::begin();
     place::prepare();
     crate::clock::prepare();
     crate::world::set_spin(config::spin_micros());

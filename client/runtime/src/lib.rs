@@ -9,7 +9,8 @@
 //! | [`runtime`] | [`Runtime`]: the way in, requests of every kind |
 //! | [`shm`], [`sem`], [`msg`] | its methods by kind of construct |
 //!
-//! | [`signal`] | handlers wait until a thread is out of its section |
+//! | [`signal`] | handlers wait until a thread is out of its section; faults on the program's pointers end in EFAULT |
+//! | [`user`] | the program's own memory, which may not be there |
 //! | [`config`] | the environment variables obeyed |
 //! | [`log`] | what is said on standard error |
 //! | `process`, `thread` | fork noticed with one load, the control lock; thread numbers, hazards, sections |
@@ -41,6 +42,7 @@ pub mod shm;
 pub mod signal;
 mod socket;
 mod thread;
+pub mod user;
 mod world;
 #[cfg(test)]
 mod world_tests;
@@ -50,3 +52,4 @@ pub use runtime::Runtime;
 pub use vshmem_ipc::sysv;
 pub use vshmem_ipc::sysv::SemBuf;
 pub use vshmem_wire as wire;
+pub use vshmem_words::Foreign;

@@ -6,10 +6,12 @@ use crate::operate::{Step, behalf_waiting, operate};
 use crate::runtime::Runtime;
 use crate::thread::Thread;
 use crate::world::{Caller, Timeout};
-use vshmem_ipc::msgq::{MsgError, Queue, ReceiveFlags};
+use crate::{connection, user};
+use vshmem_ipc::msgq::{MsgError, Queue, ReceiveFlags, Room, SHORT, Text};
 use vshmem_ipc::sysv::{MSG_COPY, MSG_EXCEPT, MSG_NOERROR};
 use vshmem_wire::request::Behalf;
 use vshmem_wire::{Kind, Reply, Request};
+use vshmem_words::Foreign;
 
 pub use vshmem_ipc::msgq::Received;
 
@@ -24,6 +26,7 @@ fn step<T>(error: MsgError, waited: bool) -> Step<T> {
         MsgError::NeedExtent(bytes) => Step::Grow(bytes as u64),
         MsgError::Corrupt(corrupt) => Step::Corrupt(corrupt),
         MsgError::LockBusy => Step::Done(Err(Errno::EAGAIN)),
+        MsgError::Fault => Step::Done(Err(Errno::EFAULT)),
     }
 }
 
@@ -39,68 +42,151 @@ impl Runtime {
         if mtype < 1 || id < 0 {
             return Err(Errno::EINVAL);
         }
-        let nowait = flags & libc::IPC_NOWAIT != 0;
-        operate(Kind::Msg, id, |a, thread| {
-            if text.len() > a.identity.msgmax as usize {
-                return Step::Done(Err(Errno::EINVAL));
-            }
-            if !a.write {
-                return Step::Done(Err(Errno::EACCES));
-            }
-            let Some(mapped) = &a.mapped else {
-                return Step::Done(send_on_behalf(a, thread, mtype, text, nowait));
-            };
-            let timeout = Timeout::new(None);
-            let caller = Caller::new(Kind::Msg, a, &mapped.words, thread, &timeout);
-            match Queue::at(&mapped.words).send(&caller, a.control, mtype, text, nowait) {
-                Ok(()) => {
-                    caller.finish();
-                    Step::Done(Ok(()))
-                }
-                Err(error) => step(error, caller.finish()),
-            }
-        })
+        send(id, mtype, Text::Own(text), flags)
+    }
+
+    /// msgsnd(2) of a text of the program, at an address that may be wrong.
+    #[inline]
+    pub fn msgsnd_from(&self, id: i32, mtype: i64, text: Foreign, flags: i32) -> Result<()> {
+        if mtype < 1 || id < 0 || text.len() > connection::msgmax() {
+            return Err(Errno::EINVAL);
+        }
+        if text.len() <= SHORT {
+            return user::with_scratch(|scratch| {
+                let scratch = &mut scratch[..text.len()];
+                user::access(|| text.read(scratch))?;
+                send(id, mtype, Text::Own(scratch), flags)
+            });
+        }
+        user::readable(text)?;
+        if user::directly() {
+            return send(id, mtype, Text::Foreign(text), flags);
+        }
+        let text = own_copy(&text)?;
+        send(id, mtype, Text::Own(&text), flags)
     }
 
     /// msgrcv(2) into `into`: the type and the length of what came.
     #[inline]
     pub fn msgrcv(&self, id: i32, into: &mut [u8], msgtyp: i64, flags: i32) -> Result<Received> {
-        let wanted = |flag: u32| flags as u32 & flag != 0;
-        let how = ReceiveFlags {
-            nowait: flags & libc::IPC_NOWAIT != 0,
-            noerror: wanted(MSG_NOERROR),
-            except: wanted(MSG_EXCEPT),
-            copy: wanted(MSG_COPY),
-        };
-        if id < 0 || how.copy && (how.except || !how.nowait) {
+        receive(id, &mut Room::Own(into), msgtyp, flags)
+    }
+
+    /// msgrcv(2) to an address of the program that may be wrong. A message that was taken and cannot be put there is lost.
+    #[inline]
+    pub fn msgrcv_to(&self, id: i32, into: Foreign, msgtyp: i64, flags: i32) -> Result<Received> {
+        if user::directly() {
+            return user::with_scratch(|scratch| {
+                receive(id, &mut Room::Foreign(into, scratch), msgtyp, flags)
+            });
+        }
+        self.receive_and_write(id, into, msgtyp, flags)
+    }
+
+    /// msgrcv(2) with MSG_COPY. As in Linux, what lies at the address must be readable before: `whole` with the type, as many bytes as the text has room.
+    #[cold]
+    pub fn msgrcv_copy(
+        &self,
+        id: i32,
+        whole: Foreign,
+        into: Foreign,
+        msgtyp: i64,
+        flags: i32,
+    ) -> Result<Received> {
+        if id < 0 || flags as u32 & MSG_EXCEPT != 0 || flags & libc::IPC_NOWAIT == 0 {
             return Err(Errno::EINVAL);
         }
-        operate(Kind::Msg, id, |a, thread| {
-            if !a.read {
-                return Step::Done(Err(Errno::EACCES));
-            }
-            let Some(mapped) = &a.mapped else {
-                return Step::Done(receive_on_behalf(a, thread, into, msgtyp, flags));
-            };
-            let timeout = Timeout::new(None);
-            let caller = Caller::new(Kind::Msg, a, &mapped.words, thread, &timeout);
-            match Queue::at(&mapped.words).receive(&caller, a.control, into, msgtyp, how) {
-                Ok(received) => {
-                    caller.finish();
-                    Step::Done(Ok(received))
-                }
-                Err(error) => step(error, caller.finish()),
-            }
-        })
+        user::readable(whole.first(connection::msgmax()))?;
+        self.receive_and_write(id, into, msgtyp, flags)
+    }
+
+    #[cold]
+    fn receive_and_write(&self, id: i32, into: Foreign, msgtyp: i64, flags: i32) -> Result<Received> {
+        let mut own = vec![0; into.len().min(LONGEST)];
+        let received = receive(id, &mut Room::Own(&mut own), msgtyp, flags)?;
+        let text = own.get(..received.len).ok_or(Errno::EPROTO)?;
+        user::access(|| into.write(text))?;
+        Ok(received)
     }
 }
 
-#[cold]
-fn send_on_behalf(a: &Attachment, thread: &Thread, mtype: i64, text: &[u8], nowait: bool) -> Result<()> {
-    let operation = Behalf::Send {
-        mtype,
-        text: text.to_vec(),
+/// No message is longer. Memory that is not written costs nothing.
+const LONGEST: usize = 1 << 30;
+
+/// What a program's text is now.
+fn own_copy(text: &Foreign) -> Result<Vec<u8>> {
+    let mut own = vec![0; text.len()];
+    user::access(|| text.read(&mut own))?;
+    Ok(own)
+}
+
+#[inline]
+fn send(id: i32, mtype: i64, text: Text<'_>, flags: i32) -> Result<()> {
+    let len = match &text {
+        Text::Own(text) => text.len(),
+        Text::Foreign(text) => text.len(),
     };
+    let nowait = flags & libc::IPC_NOWAIT != 0;
+    operate(Kind::Msg, id, |a, thread| {
+        if len > a.identity.msgmax as usize {
+            return Step::Done(Err(Errno::EINVAL));
+        }
+        if !a.write {
+            return Step::Done(Err(Errno::EACCES));
+        }
+        let Some(mapped) = &a.mapped else {
+            return Step::Done(send_on_behalf(a, thread, mtype, text, nowait));
+        };
+        let timeout = Timeout::new(None);
+        let caller = Caller::new(Kind::Msg, a, &mapped.words, thread, &timeout);
+        match Queue::at(&mapped.words).send_text(&caller, a.control, mtype, text, nowait) {
+            Ok(()) => {
+                caller.finish();
+                Step::Done(Ok(()))
+            }
+            Err(error) => step(error, caller.finish()),
+        }
+    })
+}
+
+#[inline]
+fn receive(id: i32, into: &mut Room<'_>, msgtyp: i64, flags: i32) -> Result<Received> {
+    let wanted = |flag: u32| flags as u32 & flag != 0;
+    let how = ReceiveFlags {
+        nowait: flags & libc::IPC_NOWAIT != 0,
+        noerror: wanted(MSG_NOERROR),
+        except: wanted(MSG_EXCEPT),
+        copy: wanted(MSG_COPY),
+    };
+    if id < 0 || how.copy && (how.except || !how.nowait) {
+        return Err(Errno::EINVAL);
+    }
+    operate(Kind::Msg, id, |a, thread| {
+        if !a.read {
+            return Step::Done(Err(Errno::EACCES));
+        }
+        let Some(mapped) = &a.mapped else {
+            return Step::Done(receive_on_behalf(a, thread, into, msgtyp, flags));
+        };
+        let timeout = Timeout::new(None);
+        let caller = Caller::new(Kind::Msg, a, &mapped.words, thread, &timeout);
+        match Queue::at(&mapped.words).receive_into(&caller, a.control, into, msgtyp, how) {
+            Ok(received) => {
+                caller.finish();
+                Step::Done(Ok(received))
+            }
+            Err(error) => step(error, caller.finish()),
+        }
+    })
+}
+
+#[cold]
+fn send_on_behalf(a: &Attachment, thread: &Thread, mtype: i64, text: Text<'_>, nowait: bool) -> Result<()> {
+    let text = match text {
+        Text::Own(text) => text.to_vec(),
+        Text::Foreign(text) => own_copy(&text)?,
+    };
+    let operation = Behalf::Send { mtype, text };
     let timeout = Timeout::new(None);
     let waiting = (!nowait).then_some(&timeout);
     behalf_waiting(thread, a.id, &operation, Errno::EAGAIN, waiting).map(drop)
@@ -110,12 +196,16 @@ fn send_on_behalf(a: &Attachment, thread: &Thread, mtype: i64, text: &[u8], nowa
 fn receive_on_behalf(
     a: &Attachment,
     thread: &Thread,
-    into: &mut [u8],
+    into: &mut Room<'_>,
     msgtyp: i64,
     flags: i32,
 ) -> Result<Received> {
+    let room = match into {
+        Room::Own(into) => into.len(),
+        Room::Foreign(into, _) => into.len(),
+    };
     let operation = Behalf::Receive {
-        size: into.len() as u64,
+        size: room as u64,
         msgtyp,
         flags: flags | libc::IPC_NOWAIT,
     };
@@ -123,8 +213,11 @@ fn receive_on_behalf(
     let waiting = (flags & libc::IPC_NOWAIT == 0).then_some(&timeout);
     match behalf_waiting(thread, a.id, &operation, Errno::ENOMSG, waiting)? {
         Reply::Message { mtype, text } => {
-            let len = text.len().min(into.len());
-            into[..len].copy_from_slice(&text[..len]);
+            let len = text.len().min(room);
+            match into {
+                Room::Own(into) => into[..len].copy_from_slice(&text[..len]),
+                Room::Foreign(into, _) => user::access(|| into.write(&text[..len]))?,
+            }
             Ok(Received { mtype, len })
         }
         _ => Err(Errno::EPROTO),

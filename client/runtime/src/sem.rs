@@ -114,9 +114,20 @@ impl Runtime {
 
     /// Number of semaphores in the set.
     pub fn sem_count(&self, id: i32) -> Result<u32> {
+        self.count(id, |_| true)
+    }
+
+    /// As [`Runtime::sem_count`], for a caller that may read all values (or, to `alter` them, write).
+    pub fn sem_count_for(&self, id: i32, alter: bool) -> Result<u32> {
+        self.count(id, |a| if alter { a.write } else { a.read })
+    }
+
+    fn count(&self, id: i32, may: impl Fn(&Attachment) -> bool) -> Result<u32> {
         operate(Kind::Sem, id, |a, _| {
-            let stale = a.mapped.as_ref().and_then(|mapped| check(a, &mapped.words));
-            stale.unwrap_or(Step::Done(Ok(a.nsems)))
+            if let Some(step) = a.mapped.as_ref().and_then(|mapped| check(a, &mapped.words)) {
+                return step;
+            }
+            Step::Done(if may(a) { Ok(a.nsems) } else { Err(Errno::EACCES) })
         })
     }
 
@@ -173,12 +184,12 @@ impl Runtime {
 
     /// SETALL: as many values as the set has semaphores.
     pub fn sem_set_values(&self, id: i32, values: &[u16]) -> Result<()> {
-        if values.iter().any(|&value| value > SEMVMX) {
-            return Err(Errno::ERANGE);
-        }
         operate(Kind::Sem, id, |a, thread| {
             if !a.write {
                 return Step::Done(Err(Errno::EACCES));
+            }
+            if values.iter().any(|&value| value > SEMVMX) {
+                return Step::Done(Err(Errno::ERANGE));
             }
             if values.len() != a.nsems as usize {
                 return Step::Done(Err(Errno::EINVAL));

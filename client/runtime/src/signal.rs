@@ -10,13 +10,17 @@
 //! proper. A handler that is called at once first gets the mask that the program asked for: one system call for each signal.
 //!
 //! Faults (SIGSEGV and its like) are never put off.
+//!
+//! SIGSEGV and SIGBUS always come here once [`guard`] was called, whatever the program does about them: a fault on a pointer that the program handed to
+//! a System V call ends in EFAULT ([`crate::user`]). Of that the program sees nothing: asked for its action it hears what it set, its handler is called for
+//! its own faults, and where it has none [`as_without_handler`] lets happen what the kernel would do.
 #![allow(unsafe_code)] // Works on signal contexts and calls handlers through pointers.
 
 use crate::raw::call4;
-use crate::thread::{self, Thread};
+use crate::thread::{self, Faults, Thread};
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 /// libc's own sigaction(2).
 pub type Sigaction = unsafe extern "C" fn(c_int, *const libc::sigaction, *mut libc::sigaction) -> c_int;
@@ -38,11 +42,19 @@ static ACTIONS: [Action; SIGNALS] = [const {
     }
 }; SIGNALS];
 static REAL: AtomicUsize = AtomicUsize::new(0);
+/// Whether SIGSEGV and SIGBUS come here whatever the program wants.
+static GUARDING: AtomicBool = AtomicBool::new(false);
 
 struct Saved(UnsafeCell<u64>);
 thread_local! {
     /// The signal mask to restore at the section's end.
     static SAVED: Saved = const { Saved(UnsafeCell::new(0)) };
+}
+
+struct Sent(UnsafeCell<[Option<libc::siginfo_t>; 2]>);
+thread_local! {
+    /// A SIGSEGV and a SIGBUS that somebody sent while they were let through for an access.
+    static SENT: Sent = const { Sent(UnsafeCell::new([None, None])) };
 }
 
 const fn bit(signal: c_int) -> u64 {
@@ -56,6 +68,95 @@ const NEVER_BLOCKED: u64 = bit(libc::SIGSEGV)
     | bit(libc::SIGTRAP)
     | bit(32)
     | bit(33);
+
+/// The faults that a wrong pointer brings about.
+const GUARDED: u64 = bit(libc::SIGSEGV) | bit(libc::SIGBUS);
+
+/// From the process's first use on, faults on the program's pointers shall be caught. `real` is libc's sigaction(2), which nobody replaces.
+pub fn guard(real: Sigaction) {
+    REAL.store(real as usize, Ordering::Relaxed);
+}
+
+/// The first use: if [`guard`] was called, takes SIGSEGV and SIGBUS over.
+pub(crate) fn begin() {
+    let Some(real) = real() else { return };
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        // SAFETY: plain structures that live through the calls; the handler is one.
+        unsafe {
+            let mut found: libc::sigaction = std::mem::zeroed();
+            if real(signal, std::ptr::null(), &raw mut found) < 0 {
+                return;
+            }
+            if found.sa_sigaction != on_signal as *const () as usize {
+                GUARDING.store(true, Ordering::Relaxed);
+                set(real, signal, &raw const found, std::ptr::null_mut());
+            }
+        }
+    }
+    GUARDING.store(true, Ordering::Relaxed);
+}
+
+fn real() -> Option<Sigaction> {
+    // SAFETY: null, which is None, or a function of this type.
+    unsafe { std::mem::transmute(REAL.load(Ordering::Relaxed)) }
+}
+
+/// Whether faults on the program's pointers are caught.
+pub(crate) fn guarding() -> bool {
+    GUARDING.load(Ordering::Relaxed)
+}
+
+/// The program may have changed this thread's signal mask: it is looked at anew before it matters.
+pub fn mask_may_have_changed() {
+    thread::current().faults.set(Faults::Unknown);
+}
+
+fn note_mask(thread: &Thread, mask: u64) {
+    let blocked = mask & GUARDED != 0;
+    thread
+        .faults
+        .set(if blocked { Faults::Blocked } else { Faults::Open });
+}
+
+/// The thread's mask before it is changed by `mask` as `how` says, or as it is.
+fn mask(how: c_int, mask: Option<u64>) -> u64 {
+    let mut before = 0u64;
+    let mask = mask.as_ref().map_or(0, |mask| std::ptr::from_ref(mask) as usize);
+    // SAFETY: reads eight bytes or none, writes eight.
+    unsafe {
+        call4(
+            libc::SYS_rt_sigprocmask,
+            how as usize,
+            mask,
+            &raw mut before as usize,
+            8,
+        )
+    };
+    before
+}
+
+/// Whether the calling thread blocks a guarded fault.
+pub(crate) fn blocks_faults() -> bool {
+    mask(libc::SIG_BLOCK, None) & GUARDED != 0
+}
+
+/// Lets guarded faults through; gives those that were blocked.
+pub(crate) fn let_faults_through() -> u64 {
+    mask(libc::SIG_UNBLOCK, Some(GUARDED)) & GUARDED
+}
+
+/// Blocks what [`let_faults_through`] gave, and sends again what was sent meanwhile.
+pub(crate) fn block_again(blocked: u64) {
+    mask(libc::SIG_BLOCK, Some(blocked));
+    for (signal, of) in [(libc::SIGSEGV, 0), (libc::SIGBUS, 1)] {
+        // SAFETY: this thread's own cells, which its handler writes only while the signals are let through; what is in them is a signal's.
+        unsafe {
+            if let Some(mut info) = SENT.with(|sent| (*sent.0.get())[of].take()) {
+                queue_again(signal, &raw mut info);
+            }
+        }
+    }
+}
 
 /// sigaction(2), with [`on_signal`] between the kernel and the handler. `real` is libc's.
 ///
@@ -79,12 +180,17 @@ pub unsafe fn set(
     );
     // SAFETY: promised by the caller; a null `new` only asks.
     let result = unsafe {
-        if new.is_null() || !is_handler((*new).sa_sigaction) {
+        let keep = guarding() && bit(signal) & GUARDED != 0;
+        if new.is_null() || !keep && !is_handler((*new).sa_sigaction) {
             real(signal, new, old)
         } else {
             let mut wrapped = *new;
+            if !is_handler(wrapped.sa_sigaction) {
+                // The kernel tells no flags and no mask of a program that has no handler to run with them, but keeps them.
+                wrapped.sa_flags |= libc::SA_ONSTACK;
+            }
             action.handler.store(wrapped.sa_sigaction, Ordering::Relaxed);
-            action.flags.store(wrapped.sa_flags, Ordering::Relaxed);
+            action.flags.store((*new).sa_flags, Ordering::Relaxed);
             let mask = (&raw mut wrapped.sa_mask).cast::<u64>();
             action.mask.store(*mask, Ordering::Relaxed);
             *mask = !NEVER_BLOCKED;
@@ -117,14 +223,28 @@ unsafe extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, contex
     let thread = thread::current();
     // SAFETY: the kernel calls with valid pointers.
     unsafe {
+        if bit(signal) & GUARDED != 0 && (caught(info, context) || put_off_fault(thread, signal, info)) {
+            return;
+        }
         if !thread.inside() || is_fault(signal) {
-            return call_handler(signal, info, context);
+            return call_handler(thread, signal, info, context);
         }
         let mask = (&raw mut (*context.cast::<libc::ucontext_t>()).uc_sigmask).cast::<u64>();
         SAVED.with(|saved| *saved.0.get() = *mask);
         *mask = !NEVER_BLOCKED;
         thread.put_off.store(1, Ordering::Relaxed);
         crate::futex::leave_wait(context);
+        queue_again(signal, info);
+    }
+}
+
+/// Queues the signal again for this thread, with what came with it.
+///
+/// # Safety
+/// `info` is a signal's.
+unsafe fn queue_again(signal: c_int, info: *mut libc::siginfo_t) {
+    // SAFETY: promised by the caller.
+    unsafe {
         let process = call4(libc::SYS_getpid, 0, 0, 0, 0);
         let id = call4(libc::SYS_gettid, 0, 0, 0, 0);
         call4(
@@ -137,27 +257,105 @@ unsafe extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, contex
     }
 }
 
+/// Whether the kernel sent the signal for what the thread did, and no process by kill(2) or the like.
+///
+/// # Safety
+/// `info` is a signal's.
+unsafe fn is_the_threads_doing(info: *const libc::siginfo_t) -> bool {
+    // SAFETY: promised by the caller.
+    unsafe { (*info).si_code > 0 }
+}
+
+/// A fault on a pointer of the program, in the copy that is made for that: goes on behind it.
+///
+/// # Safety
+/// The arguments are those of a running signal handler.
+unsafe fn caught(info: *const libc::siginfo_t, context: *mut c_void) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: promised by the caller; nobody else touches the context of a running handler.
+    unsafe {
+        let at = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RIP as usize];
+        if let Some(landing) = vshmem_words::landing(*at as usize)
+            && is_the_threads_doing(info)
+        {
+            *at = landing as i64;
+            return true;
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (info, context);
+    false
+}
+
+/// Somebody sent a SIGSEGV or SIGBUS that the program blocks, while it is let through for an access: it waits until that is over.
+///
+/// # Safety
+/// `info` is a signal's.
+unsafe fn put_off_fault(thread: &Thread, signal: c_int, info: *const libc::siginfo_t) -> bool {
+    // SAFETY: promised by the caller.
+    unsafe {
+        if thread.faults.get() != Faults::Window || is_the_threads_doing(info) {
+            return false;
+        }
+        SENT.with(|sent| (*sent.0.get())[usize::from(signal != libc::SIGSEGV)] = Some(*info));
+    }
+    true
+}
+
+/// A guarded signal that the program ignores or leaves to the kernel.
+///
+/// # Safety
+/// The arguments are those of a running signal handler.
+unsafe fn as_without_handler(signal: c_int, handler: usize, info: *mut libc::siginfo_t) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let own = is_the_threads_doing(info);
+        if handler == libc::SIG_IGN && !own {
+            return;
+        }
+        // The kernel ends a process that ignores its own fault. The instruction faults again, this time without a handler; what was sent is sent again.
+        to_default(signal);
+        if !own {
+            queue_again(signal, info);
+        }
+    }
+}
+
+/// Back to the kernel's own action.
+fn to_default(signal: c_int) {
+    let Some(real) = real() else { return };
+    // SAFETY: a plain structure that lives through the call.
+    unsafe {
+        let mut default: libc::sigaction = std::mem::zeroed();
+        default.sa_sigaction = libc::SIG_DFL;
+        real(signal, &raw const default, std::ptr::null_mut());
+    }
+}
+
 /// Calls the program's handler as the kernel would have.
 ///
 /// # Safety
 /// The arguments are those of a running signal handler.
-unsafe fn call_handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+unsafe fn call_handler(thread: &Thread, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let Some(action) = ACTIONS.get(signal as usize) else {
         return;
     };
     let handler = action.handler.load(Ordering::Relaxed);
     let flags = action.flags.load(Ordering::Relaxed);
-    if !is_handler(handler) || handler == 0 {
+    if !is_handler(handler) {
+        if guarding() && bit(signal) & GUARDED != 0 {
+            // SAFETY: promised by the caller.
+            unsafe { as_without_handler(signal, handler, info) };
+        }
         return;
     }
-    // SAFETY: the handler is what the program gave to sigaction; REAL is set since ACTIONS is.
+    // SAFETY: the handler is what the program gave to sigaction.
     unsafe {
         if flags & libc::SA_RESETHAND != 0 {
-            let real: Option<Sigaction> = std::mem::transmute(REAL.load(Ordering::Relaxed));
-            let mut default: libc::sigaction = std::mem::zeroed();
-            default.sa_sigaction = libc::SIG_DFL;
-            if let Some(real) = real {
-                real(signal, &raw const default, std::ptr::null_mut());
+            if guarding() && bit(signal) & GUARDED != 0 {
+                action.handler.store(libc::SIG_DFL, Ordering::Relaxed);
+            } else {
+                to_default(signal);
             }
         }
         let interrupted = *(&raw const (*context.cast::<libc::ucontext_t>()).uc_sigmask).cast::<u64>();
@@ -166,13 +364,17 @@ unsafe fn call_handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         } else {
             bit(signal)
         };
-        change_mask(
-            libc::SIG_SETMASK,
-            interrupted | action.mask.load(Ordering::Relaxed) | own,
-        );
+        let during = interrupted | action.mask.load(Ordering::Relaxed) | own;
+        change_mask(libc::SIG_SETMASK, during);
+        note_mask(thread, during);
         let handler: unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
             std::mem::transmute(handler);
         handler(signal, info, context);
+        // What the handler made of it is the mask from here on.
+        note_mask(
+            thread,
+            *(&raw const (*context.cast::<libc::ucontext_t>()).uc_sigmask).cast::<u64>(),
+        );
     }
 }
 

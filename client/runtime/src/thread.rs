@@ -42,6 +42,21 @@ pub(crate) struct Thread {
     /// CPU, as far as known, and how many more times it may be used before it is looked up again.
     pub(crate) place: Cell<u16>,
     pub(crate) place_good_for: Cell<u16>,
+    /// Whether faults of this thread reach their handler: see [`crate::user`].
+    pub(crate) faults: Cell<Faults>,
+}
+
+/// What is known of the thread's signal mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Faults {
+    /// Nothing: it may have changed.
+    Unknown,
+    /// SIGSEGV and SIGBUS are let through.
+    Open,
+    /// One of them is blocked, at least.
+    Blocked,
+    /// One of them is blocked by the program, and let through for a moment.
+    Window,
 }
 
 thread_local! {
@@ -54,6 +69,7 @@ thread_local! {
             put_off: AtomicU32::new(0),
             place: Cell::new(0),
             place_good_for: Cell::new(0),
+            faults: Cell::new(Faults::Unknown),
         }
     };
 }

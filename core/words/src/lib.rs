@@ -1,8 +1,8 @@
 //! The only door to memory that a peer may write.
 //!
 //! Algorithms over construct memory are generic over [`Words`] and forbid unsafe code; this crate holds the trait and
-//! its implementations: [`Mapping`] (a real shared mapping, the only unsafe code), [`Heap`] (plain memory for tests and
-//! models) and [`Scribbled`] (a peer that writes rubbish while the algorithm runs).
+//! its implementations: [`Mapping`] (a real shared mapping), [`Heap`] (plain memory for tests and models) and [`Scribbled`] (a peer that writes
+//! rubbish while the algorithm runs); and [`Foreign`]: the program's own memory, on the other side of a copy, which may not be there.
 //!
 //! What it is not for: meaning. Nothing here knows what a semaphore or a message is.
 //!
@@ -15,14 +15,30 @@
 
 extern crate alloc;
 
+mod foreign;
 mod heap;
 mod mapping;
 mod scribbled;
 
 pub use core::sync::atomic::Ordering;
+pub use foreign::{Foreign, landing};
 pub use heap::Heap;
 pub use mapping::Mapping;
 pub use scribbled::Scribbled;
+
+/// Bytes at a time, where a copy takes two steps.
+const PIECE: usize = 256;
+
+/// What became of a copy between a construct and the program's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// All of it.
+    Whole,
+    /// It does not fit into the construct.
+    Outside,
+    /// The program's memory is not there, or not all of it: some bytes may have been copied.
+    Fault,
+}
 
 /// Memory that other processes may read and write at any time, addressed by byte offset.
 pub trait Words {
@@ -66,6 +82,38 @@ pub trait Words {
     fn copy_out(&self, at: usize, into: &mut [u8]) -> bool;
     /// Copies `from` into the construct at `at`. `false` (and nothing copied) if it does not fit.
     fn copy_in(&self, at: usize, from: &[u8]) -> bool;
+    /// Copies the first `bytes` bytes of `to` from `at` on. Never to be called under a lock: it may fault.
+    fn copy_out_to(&self, at: usize, to: &Foreign, bytes: usize) -> Copied {
+        let mut piece = [0; PIECE];
+        let mut done = 0;
+        while done < bytes {
+            let piece = &mut piece[..PIECE.min(bytes - done)];
+            if !self.copy_out(at + done, piece) {
+                return Copied::Outside;
+            }
+            if !to.behind(done).write(piece) {
+                return Copied::Fault;
+            }
+            done += piece.len();
+        }
+        Copied::Whole
+    }
+    /// Copies all of `from` into the construct at `at`. Never to be called under a lock: it may fault.
+    fn copy_in_from(&self, at: usize, from: &Foreign) -> Copied {
+        let mut piece = [0; PIECE];
+        let mut done = 0;
+        while done < from.len() {
+            let piece = &mut piece[..PIECE.min(from.len() - done)];
+            if !from.behind(done).read(piece) {
+                return Copied::Fault;
+            }
+            if !self.copy_in(at + done, piece) {
+                return Copied::Outside;
+            }
+            done += piece.len();
+        }
+        Copied::Whole
+    }
     /// Zeroes `bytes` bytes from `at`. `false` (and nothing zeroed) if it does not fit.
     fn zero(&self, at: usize, bytes: usize) -> bool;
 }

@@ -3,7 +3,7 @@
 //! Not for making or ending mappings: whoever maps memory promises, in [`Mapping::new`], how long it stays mapped.
 #![allow(unsafe_code)] // The data path is loads and stores through a raw pointer: there is no safe way to say that.
 
-use crate::{Ordering, Words, fits};
+use crate::{Copied, Foreign, Ordering, Words, fits};
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 
 /// Shared memory of this process at a fixed address, growing at its end.
@@ -146,6 +146,28 @@ impl Words for Mapping {
         unsafe { copy_bytes(from.as_ptr(), self.base.add(at), from.len()) };
         true
     }
+    #[inline]
+    fn copy_out_to(&self, at: usize, to: &Foreign, bytes: usize) -> Copied {
+        if !self.fits_bytes(at, bytes) {
+            return Copied::Outside;
+        }
+        // SAFETY: the source is in range and mapped.
+        match unsafe { to.take(self.base.add(at), bytes) } {
+            true => Copied::Whole,
+            false => Copied::Fault,
+        }
+    }
+    #[inline]
+    fn copy_in_from(&self, at: usize, from: &Foreign) -> Copied {
+        if !self.fits_bytes(at, from.len()) {
+            return Copied::Outside;
+        }
+        // SAFETY: the destination is in range and mapped.
+        match unsafe { from.give(self.base.add(at)) } {
+            true => Copied::Whole,
+            false => Copied::Fault,
+        }
+    }
     fn zero(&self, at: usize, bytes: usize) -> bool {
         if !self.fits_bytes(at, bytes) {
             return false;
@@ -165,7 +187,7 @@ impl Words for Mapping {
 /// # Safety
 /// `from` is readable and `to` writable for `bytes` bytes, and they do not overlap.
 #[inline]
-unsafe fn copy_bytes(from: *const u8, to: *mut u8, bytes: usize) {
+pub(crate) unsafe fn copy_bytes(from: *const u8, to: *mut u8, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         if bytes <= 128 {

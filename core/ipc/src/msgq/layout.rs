@@ -101,7 +101,7 @@ pub(super) const SLOTS: u32 = 16;
 /// Units of a block of further slots, its header included.
 pub(super) const SLOT_BLOCK: u32 = 9;
 /// Texts up to this length are copied under the lock.
-pub(super) const SHORT: usize = 1024;
+pub const SHORT: usize = 1024;
 /// No path in the index of types is longer.
 pub(super) const DEPTH: u32 = 256;
 

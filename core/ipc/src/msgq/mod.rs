@@ -39,9 +39,10 @@ mod wait;
 
 use crate::lock::{LockError, acquire};
 use crate::{Corrupt, Kind, Me, World, header};
+pub use layout::SHORT;
 use layout::{FIRST_BLOCK, FIRST_SLOT, SLOTS, Tag, UNIT, Use, field};
 use view::{Held, View};
-use vshmem_words::{Ordering, Words};
+use vshmem_words::{Foreign, Ordering, Words};
 
 /// Why a queue operation did not do what was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,44 @@ pub enum MsgError {
     Corrupt(Corrupt),
     /// The lock is held and this caller does not wait for it.
     LockBusy,
+    /// The program's memory is not there (EFAULT).
+    Fault,
+}
+
+/// The text of a message to send.
+#[derive(Debug, Clone, Copy)]
+pub enum Text<'a> {
+    /// Ours.
+    Own(&'a [u8]),
+    /// The program's, which may not be there.
+    Foreign(Foreign),
+}
+
+impl Text<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Text::Own(text) => text.len(),
+            Text::Foreign(text) => text.len(),
+        }
+    }
+}
+
+/// Room for the text of a message that comes.
+#[derive(Debug)]
+pub enum Room<'a> {
+    /// Ours.
+    Own(&'a mut [u8]),
+    /// The program's, which may not be there; and some of ours, into which short texts are copied while the lock is held.
+    Foreign(Foreign, &'a mut [u8; SHORT]),
+}
+
+impl Room<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Room::Own(room) => room.len(),
+            Room::Foreign(room, _) => room.len(),
+        }
+    }
 }
 
 impl From<Corrupt> for MsgError {

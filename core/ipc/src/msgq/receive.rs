@@ -8,9 +8,9 @@ use super::message::{Message, Want};
 use super::slots::who;
 use super::view::{Held, Unit, View, unchanged};
 use super::wait::Woken;
-use super::{MsgError, Queue, ReceiveFlags, Received};
+use super::{MsgError, Queue, ReceiveFlags, Received, Room};
 use crate::{Control, World};
-use vshmem_words::Words;
+use vshmem_words::{Copied, Words};
 
 /// What was found.
 #[derive(Debug, Clone, Copy)]
@@ -40,9 +40,30 @@ impl<'a, W: Words> Queue<'a, W> {
         msgtyp: i64,
         flags: ReceiveFlags,
     ) -> Result<Received, MsgError> {
+        self.receive_into(world, control, &mut Room::Own(into), msgtyp, flags)
+    }
+
+    /// As [`Queue::receive`], into memory that may not be there. A message that was taken and could not be handed over is lost, as in Linux.
+    ///
+    /// # Errors
+    /// As for [`Queue::receive`], and [`MsgError::Fault`]. [`MsgError::TooBig`] also for a long message that [`ReceiveFlags::copy`] shall bring to such memory.
+    #[inline]
+    pub fn receive_into(
+        &self,
+        world: &impl World,
+        control: Control,
+        into: &mut Room<'_>,
+        msgtyp: i64,
+        flags: ReceiveFlags,
+    ) -> Result<Received, MsgError> {
         unchanged(Control::load(self.words), control)?;
         match self.locked(world, |queue| queue.receive_now(control, into, msgtyp, flags))? {
-            Step::Done(received) => Ok(received),
+            Step::Done(received) => match into {
+                Room::Foreign(room, text) if !text.get(..received.len).is_some_and(|t| room.write(t)) => {
+                    Err(MsgError::Fault)
+                }
+                _ => Ok(received),
+            },
             Step::Taken(message) => self.carry_out(world, &message, into),
             Step::Waits { slot, last } => self.wait_for_message(world, control, into, slot, last),
         }
@@ -53,16 +74,19 @@ impl<'a, W: Words> Queue<'a, W> {
         &self,
         world: &impl World,
         message: &Message,
-        into: &mut [u8],
+        into: &mut Room<'_>,
     ) -> Result<Received, MsgError> {
-        let received = copy_text(self.words, message, into)?;
+        let received = match copy_text(self.words, message, into) {
+            Err(MsgError::Fault) => Err(MsgError::Fault),
+            other => Ok(other?),
+        };
         self.locked(world, |queue| {
             if queue.covered()? {
                 queue.release(message.unit, message.size)?;
             } else {
                 queue.orphan(message.unit, message.size);
             }
-            Ok(received)
+            received
         })
     }
 
@@ -71,7 +95,7 @@ impl<'a, W: Words> Queue<'a, W> {
         &self,
         world: &impl World,
         control: Control,
-        into: &mut [u8],
+        into: &mut Room<'_>,
         unit: Unit,
         last: u16,
     ) -> Result<Received, MsgError> {
@@ -84,7 +108,7 @@ impl<'a, W: Words> Queue<'a, W> {
         outcome
     }
 
-    fn copy_handed(&self, client: u32, slot: Unit, into: &mut [u8]) -> Result<Received, MsgError> {
+    fn copy_handed(&self, client: u32, slot: Unit, into: &mut Room<'_>) -> Result<Received, MsgError> {
         let view = View::new(self.words);
         let handed = view.unit(view.get(slot.at(slot::BLOCK)))?;
         let message = view.message(handed, Use::Taken, Some(client))?;
@@ -92,17 +116,46 @@ impl<'a, W: Words> Queue<'a, W> {
     }
 }
 
-/// Copies as much of a message's text as there is room for.
+/// Copies as much of a message's text as there is room for. Without the lock.
 #[inline]
-fn copy_text(words: &impl Words, message: &Message, into: &mut [u8]) -> Result<Received, MsgError> {
+fn copy_text(words: &impl Words, message: &Message, into: &mut Room<'_>) -> Result<Received, MsgError> {
     let len = into.len().min(message.len as usize);
-    if !words.copy_out(message.text(), &mut into[..len]) {
-        return Err(MsgError::Stale);
+    let copied = match into {
+        Room::Own(into) => match words.copy_out(message.text(), &mut into[..len]) {
+            true => Copied::Whole,
+            false => Copied::Outside,
+        },
+        Room::Foreign(room, _) => words.copy_out_to(message.text(), room, len),
+    };
+    match copied {
+        Copied::Whole => Ok(message.received(len)),
+        Copied::Outside => Err(MsgError::Stale),
+        Copied::Fault => Err(MsgError::Fault),
     }
-    Ok(Received {
-        mtype: message.mtype,
-        len,
-    })
+}
+
+/// The same under the lock, where nothing may fault: into what is ours.
+#[inline]
+fn copy_locked(words: &impl Words, message: &Message, into: &mut Room<'_>) -> Result<Received, MsgError> {
+    let len = into.len().min(message.len as usize);
+    let own = match into {
+        Room::Own(into) => into.get_mut(..len),
+        Room::Foreign(_, own) => own.get_mut(..len),
+    };
+    let own = own.ok_or(MsgError::TooBig)?;
+    match words.copy_out(message.text(), own) {
+        true => Ok(message.received(len)),
+        false => Err(MsgError::Stale),
+    }
+}
+
+impl Message {
+    fn received(&self, len: usize) -> Received {
+        Received {
+            mtype: self.mtype,
+            len,
+        }
+    }
 }
 
 impl<W: Words, D: World> Held<'_, W, D> {
@@ -110,7 +163,7 @@ impl<W: Words, D: World> Held<'_, W, D> {
     fn receive_now(
         &mut self,
         control: Control,
-        into: &mut [u8],
+        into: &mut Room<'_>,
         msgtyp: i64,
         flags: ReceiveFlags,
     ) -> Result<Step, MsgError> {
@@ -131,10 +184,10 @@ impl<W: Words, D: World> Held<'_, W, D> {
             return Err(MsgError::TooBig);
         }
         if flags.copy {
-            return copy_text(self.words, &message, into).map(Step::Done);
+            return copy_locked(self.words, &message, into).map(Step::Done);
         }
         let step = if into.len().min(message.len as usize) <= SHORT {
-            let received = copy_text(self.words, &message, into)?;
+            let received = copy_locked(self.words, &message, into)?;
             self.take_and_free(&message)?;
             Step::Done(received)
         } else {

@@ -7,9 +7,9 @@ use super::layout::{SHORT, Tag, Use, field};
 use super::message::Message;
 use super::slots::who;
 use super::view::{Held, Unit, unchanged};
-use super::{MsgError, Queue};
+use super::{MsgError, Queue, Text};
 use crate::{Control, State, World};
-use vshmem_words::Words;
+use vshmem_words::{Copied, Words};
 
 /// What became of the message.
 #[derive(Debug, Clone, Copy)]
@@ -33,11 +33,28 @@ impl<'a, W: Words> Queue<'a, W> {
         text: &[u8],
         nowait: bool,
     ) -> Result<(), MsgError> {
+        self.send_text(world, control, mtype, Text::Own(text), nowait)
+    }
+
+    /// As [`Queue::send`], from memory that may not be there.
+    ///
+    /// # Errors
+    /// As for [`Queue::send`], and [`MsgError::Fault`].
+    #[inline]
+    pub fn send_text(
+        &self,
+        world: &impl World,
+        control: Control,
+        mtype: i64,
+        text: Text<'_>,
+        nowait: bool,
+    ) -> Result<(), MsgError> {
         unchanged(Control::load(self.words), control)?;
-        let step = if text.len() <= SHORT {
-            self.locked(world, |queue| queue.send_short(control, mtype, text, nowait))?
-        } else {
-            self.send_long(world, control, mtype, text, nowait)?
+        let step = match text {
+            Text::Own(text) if text.len() <= SHORT => {
+                self.locked(world, |queue| queue.send_short(control, mtype, text, nowait))?
+            }
+            _ => self.send_long(world, control, mtype, text, nowait)?,
         };
         match step {
             Step::Sent => Ok(()),
@@ -50,7 +67,7 @@ impl<'a, W: Words> Queue<'a, W> {
         world: &impl World,
         control: Control,
         mtype: i64,
-        text: &[u8],
+        text: Text<'_>,
         nowait: bool,
     ) -> Result<Step, MsgError> {
         let message = self.locked(world, |queue| {
@@ -66,7 +83,7 @@ impl<'a, W: Words> Queue<'a, W> {
             );
             Ok(message)
         })?;
-        self.fill(&message, text)?;
+        let filled = self.fill(&message, text);
         self.locked(world, |queue| {
             if Control::load(queue.words).state() != State::Live {
                 return Err(MsgError::Removed);
@@ -75,15 +92,24 @@ impl<'a, W: Words> Queue<'a, W> {
                 queue.orphan(message.unit, message.size);
                 return Err(MsgError::Stale);
             }
+            if let Err(error) = filled {
+                queue.release(message.unit, message.size)?;
+                return Err(error);
+            }
             queue.send_filled(&message, nowait)
         })
     }
 
-    fn fill(&self, message: &Message, text: &[u8]) -> Result<(), MsgError> {
-        if self.words.copy_in(message.text(), text) {
-            Ok(())
-        } else {
-            Err(MsgError::Stale)
+    fn fill(&self, message: &Message, text: Text<'_>) -> Result<(), MsgError> {
+        let copied = match text {
+            Text::Own(text) if self.words.copy_in(message.text(), text) => Copied::Whole,
+            Text::Own(_) => Copied::Outside,
+            Text::Foreign(text) => self.words.copy_in_from(message.text(), &text),
+        };
+        match copied {
+            Copied::Whole => Ok(()),
+            Copied::Outside => Err(MsgError::Stale),
+            Copied::Fault => Err(MsgError::Fault),
         }
     }
 

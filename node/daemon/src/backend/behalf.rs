@@ -106,6 +106,7 @@ fn msg_failure(error: MsgError) -> Tried {
         MsgError::NoMessage => libc::ENOMSG,
         MsgError::Interrupted => libc::EINTR,
         MsgError::TooBig => libc::E2BIG,
+        MsgError::Fault => libc::EFAULT,
         MsgError::Removed => libc::EIDRM,
         MsgError::NeedExtent(wanted) => return Tried::NeedExtent(wanted as u64),
         MsgError::Corrupt(corrupt) => return Tried::Corrupt(describe(&corrupt)),
