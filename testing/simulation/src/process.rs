@@ -456,7 +456,9 @@ impl Image<'_> {
             }
             MsgError::Stale | MsgError::LockBusy => self.reopen(attached, key),
             MsgError::NeedExtent(bytes) => self.grow(attached, key, bytes as u64),
-            MsgError::TooBig | MsgError::Corrupt(_) => panic!("an operation on a queue gave {error:?}"),
+            MsgError::TooBig | MsgError::Fault | MsgError::Corrupt(_) => {
+                panic!("an operation on a queue gave {error:?}")
+            }
         }
     }
 
