@@ -85,6 +85,14 @@ fn perform(id: i32, operations: &[SemBuf], time: Option<libc::timespec>) -> Resu
     Runtime::global().semop(id, operations, timeout).map(|()| 0)
 }
 
+/// A time-out as semtimedop(2) takes it: none if the pointer is null.
+pub fn timeout(at: *const libc::timespec) -> Result<Option<Duration>> {
+    match at.is_null() {
+        true => Ok(None),
+        false => duration(edge::read(at)?).map(Some),
+    }
+}
+
 fn duration(time: libc::timespec) -> Result<Duration> {
     let seconds = u64::try_from(time.tv_sec).map_err(|_| Errno::EINVAL)?;
     match u32::try_from(time.tv_nsec) {
