@@ -11,12 +11,15 @@
 //! | [`party`] | a worker somewhere: here, under `vshmem run`, in a guest |
 //! | [`worker`] | the measured loops |
 //! | [`stream`] | the bare stream to a guest and back |
+//! | [`scale`] | how operations and daemons fare as constructs, clients, domains and waiters become many |
 //! | [`row`] | a result, as JSON and as a table line |
 
+mod daemon;
 mod guests;
 pub mod micro;
 pub mod party;
 pub mod row;
+pub mod scale;
 pub mod stream;
 mod sysv;
 pub mod worker;

@@ -1,12 +1,11 @@
 //! Which rows `vshmem bench micro` has, and who plays in them.
 
+use crate::daemon::Daemon;
 use crate::guests;
 use crate::party::{Party, Place, Where};
 use crate::row::{Row, Target};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// What to run and how long.
 #[derive(Debug, Clone)]
@@ -90,7 +89,9 @@ const LOCAL: &[Local] = &[
 /// Runs the rows, handing each to `tell` as it is done.
 pub fn micro(options: &MicroOptions, tell: &mut dyn FnMut(&Row)) -> Result<()> {
     let folder = tempfile::tempdir().context("a temporary directory")?;
-    let daemon = Daemon::start(options, folder.path())?;
+    // Messages of 64 KiB need limits raised; everything else is as by default.
+    let config = "log = \"warn\"\n[limits]\nmsgmax = 65536\nmsgmnb = 524288\n";
+    let daemon = Daemon::start(&options.program, folder.path(), config, None)?;
     let place = Place {
         program: &options.program,
         runtime: folder.path(),
@@ -183,50 +184,4 @@ fn stream(options: &MicroOptions, place: &Place<'_>, key: i32) -> Result<Row> {
         &rounds,
     )
     .target(Target::AtLeast(0.85)))
-}
-
-/// The daemon the benchmark runs against: its own, in a temporary directory.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(options: &MicroOptions, runtime: &std::path::Path) -> Result<Daemon> {
-        let config = runtime.join("bench.toml");
-        // Messages of 64 KiB need limits raised; everything else is as by default.
-        std::fs::write(
-            &config,
-            "log = \"warn\"\n[limits]\nmsgmax = 65536\nmsgmnb = 524288\n",
-        )?;
-        let child = Command::new(&options.program)
-            .args(["serve", "--runtime-dir"])
-            .arg(runtime)
-            .arg("--config")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("cannot start the daemon")?;
-        let daemon = Daemon(child);
-        let until = Instant::now() + Duration::from_secs(10);
-        while !runtime.join("vshmem.sock").exists() {
-            anyhow::ensure!(Instant::now() < until, "the daemon did not come up within 10 s");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(daemon)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.0.id() as i32) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        for _ in 0..100 {
-            if matches!(self.0.try_wait(), Ok(Some(_)) | Err(_)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -165,7 +165,7 @@ const CARD: i32 = 60;
 
 /// Pins the child to a CPU and hands it the network card.
 #[allow(unsafe_code)]
-fn prepare(command: &mut Command, cpu: usize, card: Option<Arc<OwnedFd>>) {
+pub(crate) fn prepare(command: &mut Command, cpu: usize, card: Option<Arc<OwnedFd>>) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(cpu);
     // SAFETY: sched_setaffinity and dup2 are plain system calls: async-signal-safe.

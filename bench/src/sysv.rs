@@ -1,5 +1,5 @@
 //! libc's System V calls with Rust's errors: what any program would call, nothing of Vshmem.
-#![allow(unsafe_code)] // The calls are C functions; this file is the only one of the benchmark that makes them.
+#![allow(unsafe_code)] // The calls are C functions; this file and `scale/calls.rs` are the only ones of the benchmark that make them.
 
 use std::io::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -57,6 +57,7 @@ fn command(line: &str) -> Result<Duration> {
         "tcp_pingpong_64" => tcp_pingpong(role, key, n),
         "request" => request(n),
         "remove" => remove(key),
+        scale if scale.starts_with("scale_") => crate::scale::worker::command(scale, role, key, n),
         _ => bail!("no such test: {test}"),
     }
 }

@@ -1,6 +1,7 @@
 //! `vshmem bench`: measurements, each against its baseline in the same run. The measuring itself is `vshmem-bench`'s.
 
 use crate::trouble::{Outcome, Trouble};
+use vshmem_bench::scale::{PARTS, Point, ScaleOptions, scale};
 use vshmem_bench::{MicroOptions, Row};
 
 /// Measures, each figure against its baseline in the same run.
@@ -13,6 +14,7 @@ pub(crate) struct Bench {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     Micro(Micro),
+    Scale(Scale),
     /// The measured loops, by command on standard input
     #[command(hide = true)]
     Worker,
@@ -46,6 +48,34 @@ struct Micro {
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Port of the guests for the rows between two of them; auto: the first that can start guests here; none: leave these rows out
+    #[arg(long, value_name = "PORT", default_value = "auto", value_parser = guests())]
+    guests: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Many constructs, clients, domains and waiters: what operations cost then, and what the daemons use.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Constructs up to 32,000 in the pool and with a file each, clients up to 1,000 over 64 domains, waiters on one set up to 10,000; then the front-end of a
+guest. Each figure of time is the median of 60 operations. An operation is flat if it takes at most twice as long with the most as with a hundred; the
+exit status is 1 if one is not.
+
+Examples:
+  vshmem bench scale
+  vshmem bench scale --only waiters
+  vshmem bench scale --short --json
+
+With --json one object a line: {\"part\", \"count\", \"what\", \"value\", \"unit\"}.")]
+struct Scale {
+    /// Fewer of everything: less than a minute
+    #[arg(long)]
+    short: bool,
+    /// Only this part
+    #[arg(long, value_name = "PART", value_parser = PARTS)]
+    only: Option<String>,
+    /// Port of the guest whose front-end is looked at; auto: the first that can start guests here; none: leave that out
     #[arg(long, value_name = "PORT", default_value = "auto", value_parser = guests())]
     guests: String,
     /// Print JSON
@@ -87,6 +117,7 @@ fn guest_port(asked: &str) -> Option<&'static str> {
 pub(crate) fn run(options: &Bench) -> Outcome {
     match &options.what {
         What::Micro(options) => micro(options),
+        What::Scale(options) => at_scale(options),
         What::Worker => match vshmem_bench::worker::worker() {
             Ok(()) => Ok(0),
             Err(error) => Err(Trouble::new("worker", format!("{error:#}"))),
@@ -122,4 +153,40 @@ fn micro(options: &Micro) -> Outcome {
     };
     vshmem_bench::micro(&all, &mut tell).map_err(|error| Trouble::new("bench", format!("{error:#}")))?;
     Ok(0)
+}
+
+fn at_scale(options: &Scale) -> Outcome {
+    let program = std::env::current_exe().map_err(|error| Trouble::new("bench", error))?;
+    let wants_guest = options.only.as_deref().is_none_or(|only| only == "guest");
+    let all = ScaleOptions {
+        program,
+        short: options.short,
+        only: options.only.clone(),
+        guests: wants_guest.then(|| guest_port(&options.guests)).flatten(),
+    };
+    let progress = !options.json && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let mut tell = |point: &Point| {
+        if options.json {
+            match serde_json::to_string(point) {
+                Ok(line) => say!("{line}"),
+                Err(error) => eprintln!("vshmem: {}: {error}", point.what),
+            }
+        } else if progress {
+            eprint!("\r\x1b[K{} {}: {} …", point.count, point.part, point.what);
+        }
+    };
+    let mut show = |table: &str| {
+        if progress {
+            eprint!("\r\x1b[K");
+        }
+        if !options.json {
+            say!("{table}");
+        }
+    };
+    let steep = scale(&all, &mut tell, &mut show);
+    let steep = steep.map_err(|error| Trouble::new("bench", format!("{error:#}")))?;
+    for line in &steep {
+        eprintln!("vshmem: not flat: {line}");
+    }
+    Ok(u8::from(!steep.is_empty()))
 }

@@ -49,20 +49,28 @@ pub(crate) struct Timeout {
     most: Option<Duration>,
     /// CLOCK_MONOTONIC at which the time is up, in nanoseconds; 0 until it is asked for.
     deadline: Cell<u64>,
+    /// Sleeps so far.
+    sleeps: Cell<u32>,
 }
+
+/// Most that a sleep in one piece is lengthened by, as a power of two: thousands of sleepers that look around four times a second would keep a processor
+/// busy. Whoever dies between granting and waking is cleared up after by the back-end, so long sleeps cost nobody anything.
+const LONGEST: u32 = if SLICE.as_millis() >= 250 { 4 } else { 0 };
 
 impl Timeout {
     pub(crate) const fn new(most: Option<Duration>) -> Self {
         Timeout {
             most,
             deadline: Cell::new(0),
+            sleeps: Cell::new(0),
         }
     }
 
     /// How long to sleep at most, or None if the time is up.
     pub(crate) fn left(&self) -> Option<Duration> {
+        let slice = SLICE * (1 << self.sleeps.get().min(LONGEST));
         let Some(most) = self.most else {
-            return Some(SLICE);
+            return Some(slice);
         };
         if most.is_zero() {
             return None;
@@ -73,7 +81,7 @@ impl Timeout {
             self.deadline.set(now.saturating_add(nanos).max(1));
         }
         let left = self.deadline.get().saturating_sub(now);
-        (left != 0).then(|| Duration::from_nanos(left).min(SLICE))
+        (left != 0).then(|| Duration::from_nanos(left).min(slice))
     }
 }
 
@@ -319,6 +327,9 @@ impl World for Caller<'_> {
         let Some(left) = self.timeout.left() else {
             return Slept::TimedOut;
         };
+        self.timeout
+            .sleeps
+            .set(self.timeout.sleeps.get().saturating_add(1));
         match self.sleep_on(at, expected, left) {
             Waited::Interrupted => Slept::Interrupted,
             Waited::TimedOut if self.timeout.left().is_none() => Slept::TimedOut,

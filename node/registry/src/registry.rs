@@ -314,6 +314,11 @@ impl Registry {
         self.constructs.iter().map(|(&serial, c)| view(serial, c))
     }
 
+    /// Serial numbers of the constructs of a kind that have an id, in order of indices.
+    pub fn named(&self, kind: Kind) -> impl Iterator<Item = u64> {
+        self.table(kind).slots.values().copied()
+    }
+
     /// A client, as long as anything of it is remembered.
     pub fn client(&self, client: u32) -> Option<ClientView> {
         self.clients.get(&client).map(|c| client_view(client, c))

@@ -67,6 +67,11 @@ pub trait Store: Send {
     fn unmap(&mut self, mapped: Mapped) -> io::Result<()>;
     /// Descriptors a keeper must hold so that the memory outlives the daemon, by name.
     fn keep(&self) -> Vec<(String, BorrowedFd<'_>)>;
+    /// Those among them that are one construct's own, if it is there: so that making and releasing a construct need not look at all. None where
+    /// constructs have none of their own.
+    fn keep_of(&self, _serial: Serial) -> Option<(String, BorrowedFd<'_>)> {
+        None
+    }
     /// Takes back what [`Store::keep`] named, in a restarted daemon.
     fn adopt(&mut self, name: &str, descriptor: OwnedFd) -> io::Result<()>;
 }

@@ -148,6 +148,11 @@ impl Store for MemfdStore {
             .collect()
     }
 
+    fn keep_of(&self, serial: Serial) -> Option<(String, BorrowedFd<'_>)> {
+        let construct = self.constructs.get(&serial)?;
+        Some((name(construct.kind, serial), construct.file.as_fd()))
+    }
+
     fn adopt(&mut self, name: &str, descriptor: OwnedFd) -> io::Result<()> {
         let (kind, serial) = parse(name).ok_or_else(|| {
             io::Error::new(

@@ -73,8 +73,12 @@ impl Machine {
 
     /// Starts a back-end with this configuration.
     pub fn configured(toml: &str) -> Result<Machine> {
+        Machine::started_by(Command::new(program()), toml)
+    }
+
+    /// Starts a back-end by a command that ends in the program's name: `setpriv … vshmem`, say.
+    pub fn started_by(mut command: Command, toml: &str) -> Result<Machine> {
         let folder = tempfile::tempdir()?;
-        let mut command = Command::new(program());
         command
             .args(["serve", "--runtime-dir"])
             .arg(folder.path())

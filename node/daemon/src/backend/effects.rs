@@ -73,8 +73,9 @@ impl Backend {
     }
 
     fn provide(&mut self, group: u16, what: (Kind, Serial), extent: Extent) -> io::Result<()> {
-        self.stores.of_mut(group).provide(what, extent)?;
-        self.keep_store();
+        if let Some((name, fd)) = self.stores.provide(group, what, extent)? {
+            self.keeper.keep(name, fd);
+        }
         Ok(())
     }
 
@@ -124,11 +125,14 @@ impl Backend {
             } => {
                 self.mappings.drop_one(&mut self.stores, serial);
                 self.suspicions.remove(&serial);
+                self.heap.went();
                 self.later.retain(|(_, _, work)| work.serial() != serial);
                 self.noted("release", serial, |b| {
-                    b.stores.of_mut(group).release(Serial(serial), &extents)
+                    if let Some(name) = b.stores.release(group, Serial(serial), &extents)? {
+                        b.keeper.drop_kept(name);
+                    }
+                    Ok(())
                 });
-                self.keep_store();
             }
             Effect::Inspect { kind, serial, what } => self.inspect(kind, serial, what),
             Effect::CheckLock { serial, owner, .. } => {
@@ -186,7 +190,11 @@ impl Backend {
         let Some(group) = self.registry.construct(serial).map(|c| c.group) else {
             return R::default();
         };
-        match self.mappings.get(&mut self.stores, (group, serial), extents) {
+        let pool = self.pool.as_ref().filter(|_| group == 0);
+        match self
+            .mappings
+            .get(&mut self.stores, pool, (group, serial), extents)
+        {
             Ok(words) => act(words),
             Err(e) => {
                 tracing::error!(serial, "a construct cannot be mapped: {e}");

@@ -1,4 +1,7 @@
-//! Construct memory as the back-end itself maps it: sets and queues, a bounded number at a time, the least recently used given up first.
+//! Construct memory as the back-end itself maps it: sets and queues.
+//!
+//! What lies in the pool in one piece is reached through the mapping of the whole pool. The rest is mapped by itself, a bounded number at a time, the least
+//! recently used given up first.
 #![allow(unsafe_code)] // Promising how long a mapping stays mapped.
 
 use super::stores::Stores;
@@ -6,10 +9,10 @@ use std::collections::BTreeMap;
 use std::io;
 use vshmem_port::store::{Mapped, Serial};
 use vshmem_wire::Extent;
-use vshmem_words::Mapping;
+use vshmem_words::{Mapping, Words};
 
-/// Most constructs that are mapped at a time.
-const MOST: usize = 256;
+/// Most constructs that are mapped at a time: half of what Linux allows a process by default.
+const MOST: usize = 1 << 15;
 
 /// One construct's memory.
 #[derive(Debug)]
@@ -24,7 +27,11 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Mappings {
     entries: BTreeMap<u64, Entry>,
+    /// Serial numbers by when they were last used.
+    by_use: BTreeMap<u64, u64>,
     clock: u64,
+    /// The part of the pool that was asked for last.
+    window: Option<Mapping>,
 }
 
 impl Mappings {
@@ -32,9 +39,15 @@ impl Mappings {
     pub(super) fn get(
         &mut self,
         stores: &mut Stores,
+        pool: Option<&Mapping>,
         (group, serial): (u16, u64),
         extents: &[Extent],
     ) -> io::Result<&Mapping> {
+        if let (Some(pool), [extent]) = (pool, extents)
+            && let Some(window) = window(pool, *extent)
+        {
+            return Ok(self.window.insert(window));
+        }
         self.clock += 1;
         let wanted = extents.iter().fold(0u64, |sum, e| sum.saturating_add(e.bytes)) as usize;
         if self
@@ -46,7 +59,7 @@ impl Mappings {
         }
         if !self.entries.contains_key(&serial) {
             if self.entries.len() >= MOST {
-                let oldest = self.entries.iter().min_by_key(|(_, e)| e.used).map(|(s, _)| *s);
+                let oldest = self.by_use.first_key_value().map(|(_, s)| *s);
                 oldest.into_iter().for_each(|s| self.drop_one(stores, s));
             }
             let mapped = stores.of_mut(group).map(Serial(serial), extents, 0)?;
@@ -65,16 +78,34 @@ impl Mappings {
             );
         }
         let entry = self.entries.get_mut(&serial).ok_or(io::ErrorKind::NotFound)?;
+        self.by_use.remove(&entry.used);
+        self.by_use.insert(self.clock, serial);
         entry.used = self.clock;
         Ok(&entry.mapping)
     }
 
     /// Gives a construct's mapping up.
     pub(super) fn drop_one(&mut self, stores: &mut Stores, serial: u64) {
-        if let Some(entry) = self.entries.remove(&serial)
-            && let Err(e) = stores.of_mut(entry.group).unmap(entry.mapped)
-        {
+        let Some(entry) = self.entries.remove(&serial) else {
+            return;
+        };
+        self.by_use.remove(&entry.used);
+        if let Err(e) = stores.of_mut(entry.group).unmap(entry.mapped) {
             tracing::error!(serial, "a construct cannot be unmapped: {e}");
         }
     }
+}
+
+/// An extent's part of the whole pool.
+fn window(pool: &Mapping, extent: Extent) -> Option<Mapping> {
+    let (at, bytes) = (
+        usize::try_from(extent.offset).ok()?,
+        usize::try_from(extent.bytes).ok()?,
+    );
+    let end = at.checked_add(bytes)?;
+    if end > pool.len() || !at.is_multiple_of(4096) {
+        return None;
+    }
+    // SAFETY: inside the mapping of the pool, which is never unmapped, and page-aligned as that is. No reference into the memory is made anywhere.
+    Some(unsafe { Mapping::new(pool.base().wrapping_add(at), bytes) })
 }

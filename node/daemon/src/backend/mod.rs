@@ -26,6 +26,7 @@ mod world;
 use crate::clients::{Clients, Event};
 use crate::config::Config;
 use crate::keeper::{Journal, Keeper};
+use crate::process::heap::Heap;
 use crate::process::limit::Limit;
 use crate::process::pages::{self, TimePage};
 use crate::process::reactor::{Reactor, Ready, Token};
@@ -34,7 +35,7 @@ use guests::Guest;
 use memory::Mappings;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use stores::Stores;
 use vshmem_registry::{Command, Done, Registry, Sweep};
@@ -48,12 +49,19 @@ pub(crate) use start::{HOST, run};
 const LOG_BYTES: u64 = 1 << 20;
 
 /// An entry of the state log.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 enum Entry {
     /// The registry as it was.
     Snapshot(Box<Registry>),
     /// A command applied since, and when.
     Command(u64, Command),
+}
+
+/// The same, to be written.
+#[derive(Debug, Serialize)]
+enum EntryRef<'a> {
+    Snapshot(&'a Registry),
+    Command(u64, &'a Command),
 }
 
 /// Something to be tried again.
@@ -91,8 +99,7 @@ struct Backend {
     next_guest: u32,
     registry: Registry,
     stores: Stores,
-    kept_memory: BTreeSet<String>,
-    /// The whole pool, for waking sleepers of space 0 on behalf of guests.
+    /// The whole pool: sets and queues in it, and sleepers of space 0 to be woken on behalf of guests, are reached through it.
     pool: Option<Mapping>,
     mappings: Mappings,
     later: Vec<(Instant, usize, Later)>,
@@ -107,6 +114,8 @@ struct Backend {
     next_fork: u64,
     /// How often clients found a construct corrupt that looks sound from here.
     suspicions: BTreeMap<u64, u32>,
+    sums: Option<stat::Sums>,
+    heap: Heap,
     /// Log lines about corrupt constructs and missing memory.
     lines: Limit,
     /// How often memory could not be had.
@@ -165,6 +174,7 @@ impl Backend {
         self.time.tick(seconds);
         self.clients.expire(&self.reactor, events);
         self.heartbeats(seconds);
+        self.heap.second();
         if self.keeper.socket().is_none() && self.clients.connections() == 0 && self.guests.is_empty() {
             let since = *self.alone_since.get_or_insert_with(Instant::now);
             if since.elapsed() > Duration::from_secs(3) {
@@ -192,7 +202,7 @@ impl Backend {
         let now = pages::now();
         let entry = command
             .changes()
-            .then(|| postcard::to_allocvec(&Entry::Command(now, command.clone())));
+            .then(|| postcard::to_allocvec(&EntryRef::Command(now, &command)));
         let outcome = self.registry.apply(now, command);
         match entry {
             None => {}
@@ -205,6 +215,8 @@ impl Backend {
             (Ok(_), Err(e)) => {
                 let errno = match e.raw_os_error() {
                     Some(errno @ (libc::ENOMEM | libc::ENOSPC)) => errno,
+                    Some(libc::EMFILE | libc::ENFILE) => libc::ENOSPC,
+                    _ if e.kind() == std::io::ErrorKind::QuotaExceeded => libc::ENOSPC,
                     _ => libc::ENOMEM,
                 };
                 Err(Failure::because(errno, format!("memory cannot be had: {e}")))
@@ -228,26 +240,17 @@ impl Backend {
     /// Writes a new log that begins with the registry as it is now, and has the keeper hold it instead of the old one.
     fn compact(&mut self) -> anyhow::Result<()> {
         let mut journal = Journal::new()?;
-        let entry = Entry::Snapshot(Box::new(self.registry.clone()));
-        journal.append(&postcard::to_allocvec(&entry)?)?;
+        journal.append(&postcard::to_allocvec(&EntryRef::Snapshot(&self.registry))?)?;
         self.snapshot_bytes = journal.bytes();
         self.keeper.keep(start::LOG, journal.file());
         self.journal = journal;
         Ok(())
     }
 
-    /// Has the keeper hold what the stores need held.
-    fn keep_store(&mut self) {
-        let mut names = BTreeSet::new();
+    /// Has the keeper hold what the stores need held from the start.
+    fn keep_store(&self) {
         for (name, fd) in self.stores.keep() {
-            if !self.kept_memory.contains(&name) {
-                self.keeper.keep(name.clone(), fd);
-            }
-            names.insert(name);
+            self.keeper.keep(name, fd);
         }
-        for name in self.kept_memory.difference(&names) {
-            self.keeper.drop_kept(name.clone());
-        }
-        self.kept_memory = names;
     }
 }

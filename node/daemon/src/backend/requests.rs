@@ -60,6 +60,7 @@ impl Backend {
                 descriptors,
             } => self.local_request(client, seq, body, descriptors, events),
             Event::Gone { client, exec } => {
+                self.heap.went();
                 let _ = self.apply(Command::Gone { client, exec });
             }
             Event::ForkAbandoned { fork } => self.fork_abandoned(fork),

@@ -3,10 +3,11 @@
 use super::guests::Guest;
 use super::memory::Mappings;
 use super::stores::Stores;
-use super::{Backend, Door, Entry};
+use super::{Backend, Door, Entry, EntryRef};
 use crate::clients::Clients;
 use crate::config::Config;
 use crate::keeper::{Handover, Journal};
+use crate::process::heap::Heap;
 use crate::process::limit::Limit;
 use crate::process::pages::{self, TimePage};
 use crate::process::reactor::{Reactor, Token};
@@ -74,9 +75,7 @@ fn recall(config: &Config, log: Option<OwnedFd>) -> anyhow::Result<Past> {
     let Some(log) = log else {
         let registry = Registry::new(config.registry_group());
         let mut journal = Journal::new()?;
-        journal.append(&postcard::to_allocvec(&Entry::Snapshot(Box::new(
-            registry.clone(),
-        )))?)?;
+        journal.append(&postcard::to_allocvec(&EntryRef::Snapshot(&registry))?)?;
         return Ok(Past {
             registry,
             journal,
@@ -143,7 +142,6 @@ impl Backend {
             registry,
             pool: map_pool(stores.of(0))?,
             stores,
-            kept_memory: Default::default(),
             mappings: Mappings::default(),
             later: Vec::new(),
             snapshot_bytes: journal.bytes(),
@@ -156,6 +154,8 @@ impl Backend {
             // Above every number a former life may have used.
             next_fork: now << 20,
             suspicions: BTreeMap::new(),
+            sums: None,
+            heap: Heap::new(),
             lines: Limit::new(),
             failed_provisions: 0,
             restarts,
@@ -168,13 +168,31 @@ impl Backend {
         backend.time.set_restarts(restarts);
         backend.keeper.keep(TIME, backend.time.file());
         backend.keeper.keep(LOG, backend.journal.file());
-        backend.keep_store();
+        // A former life had the keeper hold what there was then.
+        if restarts == 0 {
+            backend.keep_store();
+            backend.warn_of_few_files();
+        }
         backend.watch_all()?;
         backend.open_doors(&mut kept)?;
         if restarts > 0 {
             backend.resume(kept, again);
         }
         Ok(backend)
+    }
+
+    /// Says so where the limit of open files is met before the limits of constructs are.
+    fn warn_of_few_files(&self) {
+        let per_construct = self.stores.of(0).reach() == Reach::PerConstruct;
+        let limits = &self.config.group.limits;
+        let wanted = u64::from(limits.shmmni) + u64::from(limits.semmni) + u64::from(limits.msgmni);
+        let most = self.stores.most_files();
+        if per_construct && most < wanted {
+            tracing::warn!(
+                "this daemon's limit of open files allows {most} constructs with a file each, where the group's limits allow {wanted}: \
+                 raise it (LimitNOFILE= of the service, or ulimit -n) or expect ENOSPC earlier"
+            );
+        }
     }
 
     fn watch_all(&mut self) -> anyhow::Result<()> {

@@ -3,9 +3,23 @@
 //! What is read there may be anything; it is passed on as numbers and decides nothing.
 
 use super::Backend;
+use std::time::{Duration, Instant};
 use vshmem_ipc::msgq::{Queue, QueueStat};
 use vshmem_ipc::sem::SemSet;
 use vshmem_wire::{Info, Kind, Pid, Stat, StatBody};
+
+/// Sums over all queues that took longer than this to add up are used again for [`AGAIN`] times as long as that took, so that nobody can keep the
+/// daemon busy with adding up.
+const LONG: Duration = Duration::from_micros(250);
+const AGAIN: u32 = 50;
+
+/// Messages and bytes in all queues, as they were at some time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sums {
+    messages: u64,
+    bytes: u64,
+    until: Instant,
+}
 
 fn seconds(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(0)
@@ -51,19 +65,31 @@ impl Backend {
         if kind != Kind::Msg {
             return;
         }
-        let queues: Vec<u64> = self
-            .registry
-            .constructs()
-            .filter(|c| c.kind == Kind::Msg && c.live)
-            .map(|c| c.serial)
-            .collect();
+        let begun = Instant::now();
+        let sums = match self.sums.filter(|sums| begun < sums.until) {
+            Some(sums) => sums,
+            None => self.add_up(begun),
+        };
+        info.units = sums.messages;
+        info.bytes = sums.bytes;
+    }
+
+    fn add_up(&mut self, begun: Instant) -> Sums {
+        let queues: Vec<u64> = self.registry.named(Kind::Msg).collect();
         let (mut messages, mut bytes) = (0u64, 0u64);
         for serial in queues {
             let numbers = self.queue_numbers(serial);
             messages = messages.saturating_add(numbers.qnum);
             bytes = bytes.saturating_add(numbers.cbytes);
         }
-        info.units = messages;
-        info.bytes = bytes;
+        let took = begun.elapsed();
+        let again = if took > LONG { took * AGAIN } else { Duration::ZERO };
+        let sums = Sums {
+            messages,
+            bytes,
+            until: begun + took + again,
+        };
+        self.sums = Some(sums);
+        sums
     }
 }

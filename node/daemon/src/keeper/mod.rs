@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 const KEEPER_FD: &str = "VSHMEM_KEEPER_FD";
 /// So many deaths within [`QUICK`] are too many.
 const MOST_DEATHS: usize = 6;
+/// Open files that the daemon should be allowed: for as many constructs of each kind as Linux has by default, and 16,000 clients.
+const FILES: u64 = 100_000;
 const QUICK: Duration = Duration::from_secs(20);
 /// How long a daemon may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
@@ -121,14 +123,17 @@ fn end_of(status: ExitStatus) -> String {
     }
 }
 
+/// As many open files as are allowed, and [`FILES`] even where fewer are, if this process may: the daemon has one for each construct in groups with a
+/// file each, and two for each client.
 fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(e) = rustix::process::setrlimit(Resource::Nofile, raised) {
-        tracing::warn!("cannot raise the limit of open files: {e}");
+    let more = limit.maximum.map(|most| most.max(FILES));
+    for maximum in [more, limit.maximum] {
+        let current = maximum;
+        match rustix::process::setrlimit(Resource::Nofile, Rlimit { current, maximum }) {
+            Ok(()) => return,
+            Err(e) => tracing::info!(?maximum, "the limit of open files cannot be raised: {e}"),
+        }
     }
 }
 

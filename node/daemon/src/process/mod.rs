@@ -6,12 +6,14 @@
 //! | [`identity`] | who a process is, and what became of it |
 //! | [`reactor`] | waiting for many descriptors |
 //! | [`clock`] | the seconds
+//! | [`heap`] | memory given back when much has gone |
 //! | [`limit`] | a bound on log lines that others cause |
 //! | [`pages`] | the time page and the wait page |
 //! | [`signals`] | SIGTERM and SIGINT as a descriptor |
 //! | [`stream`] | a framed byte stream with a bounded queue |
 
 pub(crate) mod clock;
+pub(crate) mod heap;
 pub(crate) mod identity;
 pub(crate) mod limit;
 pub(crate) mod pages;
