@@ -5,7 +5,7 @@
 use crate::attach::Attachments;
 use crate::connection::{Connection, Identity, Trouble, User};
 use crate::errno::{Errno, Result};
-use crate::shm::Segment;
+use crate::pieces::Pieces;
 use crate::thread::{self, Thread};
 use crate::{config, place, process, socket};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,7 +36,7 @@ pub(crate) struct State {
     /// A digest of the process's supplementary groups, as they last were.
     groups: u64,
     pub(crate) attachments: Attachments,
-    pub(crate) segments: Vec<Segment>,
+    pub(crate) segments: Pieces,
     numbers: Vec<u16>,
     tickets: Vec<u32>,
     /// The child's end of the socket of a fork that is under way.
@@ -69,7 +69,7 @@ impl State {
             connection: None,
             groups: 0,
             attachments: Attachments::new(),
-            segments: Vec::new(),
+            segments: Pieces::new(),
             numbers: Vec::new(),
             tickets: Vec::new(),
             childs_end: None,
@@ -252,6 +252,7 @@ impl State {
         crate::debug!("forked without handlers: connecting anew");
         self.connection = None;
         self.tickets.clear();
+        self.segments.forked();
         thread::forget_others(thread::current().number());
     }
 

@@ -11,6 +11,7 @@
 //!
 //! | [`signal`] | handlers wait until a thread is out of its section; faults on the program's pointers end in EFAULT |
 //! | [`user`] | the program's own memory, which may not be there |
+//! | [`mappings`], `pieces` | munmap and its like over attached segments; where those lie |
 //! | [`config`] | the environment variables obeyed |
 //! | [`log`] | what is said on standard error |
 //! | `process`, `thread` | fork noticed with one load, the control lock; thread numbers, hazards, sections |
@@ -30,9 +31,11 @@ pub mod errno;
 mod futex;
 pub mod log;
 mod map;
+pub mod mappings;
 pub mod msg;
 mod operate;
 mod pages;
+mod pieces;
 mod place;
 mod process;
 pub mod raw;

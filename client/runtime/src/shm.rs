@@ -3,6 +3,7 @@
 
 use crate::errno::{Errno, Result};
 use crate::map;
+use crate::mappings;
 use crate::pages;
 use crate::process;
 use crate::runtime::Runtime;
@@ -13,16 +14,6 @@ use vshmem_wire::{Extent, Memory, Reply, Request};
 
 /// SHMLBA: what SHM_RND rounds down to.
 const SHMLBA: usize = 4096;
-
-/// A segment attached to this process.
-#[derive(Debug)]
-pub(crate) struct Segment {
-    address: usize,
-    /// Bytes mapped: whole pages.
-    bytes: usize,
-    segsz: usize,
-    id: i32,
-}
 
 /// Where to attach.
 #[derive(Debug, Clone, Copy)]
@@ -94,24 +85,22 @@ impl Runtime {
         let Reply::Attached { memory, segsz } = reply else {
             return Err(Errno::EPROTO);
         };
+        let mut protection = ProtFlags::READ;
+        protection.set(ProtFlags::WRITE, !read_only);
+        protection.set(ProtFlags::EXEC, exec);
         let made = descriptors.first().ok_or(Errno::EPROTO).and_then(|from| {
-            let mut protection = ProtFlags::READ;
-            protection.set(ProtFlags::WRITE, !read_only);
-            protection.set(ProtFlags::EXEC, exec);
             // SAFETY: promised by the caller.
             unsafe { map_segment(place, &memory, segsz, from.as_fd(), protection) }
         });
         match made {
             Ok((at, bytes)) => {
                 if let Place::Over(_) = place {
-                    covered(&mut state, at as usize, bytes);
+                    mappings::gone(&mut state, at as usize, bytes);
                 }
-                state.segments.push(Segment {
-                    address: at as usize,
-                    bytes,
-                    segsz: segsz as usize,
-                    id,
-                });
+                let bits = protection.bits() as i32;
+                state
+                    .segments
+                    .attached(at as usize, bytes, bits, segsz as usize, id);
                 Ok(at.cast())
             }
             Err(errno) => {
@@ -126,15 +115,18 @@ impl Runtime {
     /// # Safety
     /// Nothing may use the memory attached at `address` afterwards.
     pub unsafe fn shmdt(&self, address: *const c_void) -> Result<()> {
+        if process::never_used() {
+            return Err(Errno::EINVAL);
+        }
         let mut state = process::lock();
-        let at = state.segments.iter().position(|s| s.address == address as usize);
-        let segment = state.segments.swap_remove(at.ok_or(Errno::EINVAL)?);
-        // SAFETY: promised by the caller.
-        unsafe { map::release(address.cast_mut().cast(), segment.bytes) };
-        let detached = Request::ShmDetach { id: segment.id };
-        if let Err(failure) = state.request(&detached, &[]) {
-            // Unmapped it is; a child of a fork that the daemon does not know of has nothing to be counted down.
-            crate::debug!("detach: errno {} {}", failure.errno, failure.why);
+        let pieces = state.segments.attachment(address as usize);
+        if pieces.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        for piece in pieces {
+            // SAFETY: promised by the caller.
+            unsafe { map::release(std::ptr::with_exposed_provenance_mut(piece.at), piece.bytes) };
+            mappings::gone(&mut state, piece.at, piece.bytes);
         }
         Ok(())
     }
@@ -149,9 +141,7 @@ impl Runtime {
         if process::never_used() {
             return None;
         }
-        let state = process::lock();
-        let found = state.segments.iter().find(|s| s.address == address as usize);
-        found.map(|segment| segment.segsz)
+        process::lock().segments.segsz_at(address as usize)
     }
 
     /// Whether the kernel can wait (futex) on memory at `address`: anywhere but in a guest's segments, which are device memory.
@@ -159,10 +149,7 @@ impl Runtime {
         if process::never_used() || !pages::in_a_guest() {
             return true;
         }
-        let at = address as usize;
-        let state = process::lock();
-        let within = |s: &Segment| (s.address..s.address + s.bytes).contains(&at);
-        !state.segments.iter().any(within)
+        !process::lock().segments.shows(address as usize)
     }
 
     /// SHM_LOCK, SHM_UNLOCK.
@@ -206,14 +193,5 @@ unsafe fn map_segment(
             }
             Err(errno)
         }
-    }
-}
-
-/// Attachments that another one has been put over whole are no more.
-fn covered(state: &mut process::Locked, at: usize, bytes: usize) {
-    let gone = |s: &Segment| s.address >= at && s.address + s.bytes <= at + bytes;
-    while let Some(i) = state.segments.iter().position(gone) {
-        let segment = state.segments.swap_remove(i);
-        let _ = state.ask(&Request::ShmDetach { id: segment.id });
     }
 }

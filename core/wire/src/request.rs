@@ -121,6 +121,11 @@ pub enum Request {
         /// Segment.
         id: i32,
     },
+    /// The client has cut a mapping of the segment in two (munmap of its middle, say): one attachment more.
+    ShmSplit {
+        /// Segment.
+        id: i32,
+    },
     /// Gives a set's or queue's memory for the data path, to a caller with read and write permission; or asks again after the control
     /// word changed. Answered by [`Reply::Opened`] and, where it may be mapped, a descriptor.
     Open {

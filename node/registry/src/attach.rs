@@ -68,6 +68,26 @@ impl Registry {
         Ok(Done::Reply(Reply::Done))
     }
 
+    /// A client's mapping has become two: no permission is asked for, since it has the segment already.
+    pub(crate) fn shm_split(
+        &mut self,
+        now: i64,
+        client: u32,
+        id: i32,
+        fx: &mut Effects,
+    ) -> Result<Done, Failure> {
+        let record = self.alive(client)?;
+        let pid = record.pid();
+        let serial = record.ids.get(&(Kind::Shm, id)).copied();
+        let serial = serial.ok_or_else(|| Failure::errno(EINVAL))?;
+        if record.holds.get(&serial).is_some_and(|&n| n >= ATTACHMENTS) {
+            return Err(Failure::errno(ENOMEM));
+        }
+        self.hold(client, serial, false, fx);
+        self.touch(serial, pid, Touch::Attached(now));
+        Ok(Done::Reply(Reply::Done))
+    }
+
     /// What the daemon found a client to have really mapped of a segment.
     pub(crate) fn audited(
         &mut self,

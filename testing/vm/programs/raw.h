@@ -84,6 +84,13 @@ static int raw_shm(const char *verb, char **w)
 		keep(mmap(NULL, number(w[0]), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
 	} else if (!strcmp(verb, "shmunmap")) { /* shmunmap ADDRESS BYTES */
 		answer(munmap(address(w[0]), number(w[1])));
+	} else if (!strcmp(verb, "shmprotect")) { /* shmprotect ADDRESS BYTES PROT */
+		answer(mprotect(address(w[0]), number(w[1]), number(w[2])));
+	} else if (!strcmp(verb, "shmcover")) { /* shmcover ADDRESS BYTES: something else over it */
+		void *at = mmap(address(w[0]), number(w[1]), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		answer(at == MAP_FAILED ? -1 : 0);
+	} else if (!strcmp(verb, "shmmove")) { /* shmmove ADDRESS BYTES NEW-BYTES FLAGS TO */
+		keep(mremap(address(w[0]), number(w[1]), number(w[2]), number(w[3]), address(w[4])));
 	} else if (!strcmp(verb, "shmforget")) { /* shmforget HANDLE: the number is free again */
 		attached[number(w[0]) & 63] = NULL;
 		answer(0);

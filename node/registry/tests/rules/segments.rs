@@ -261,3 +261,19 @@ fn a_domain_is_admitted_with_its_first_attachment_and_revoked_with_its_last() {
         }]
     );
 }
+
+#[test]
+fn a_mapping_that_was_cut_counts_twice_and_only_for_who_has_it() {
+    let mut g = Group::new();
+    let (p, q) = (g.process(1000), g.process(1000));
+    let id = g.shmget(p, 7, 4096, CREAT | 0o600).unwrap();
+    assert_eq!(g.request(p, Request::ShmSplit { id }).map(drop), Err(EINVAL));
+    g.attach(p, id).unwrap();
+    assert_eq!(g.request(p, Request::ShmSplit { id }).map(drop), Ok(()));
+    assert_eq!(g.request(q, Request::ShmSplit { id }).map(drop), Err(EINVAL));
+    assert_eq!(g.nattch(p, id), 2);
+    assert_eq!(g.detach(p, id), Ok(()));
+    assert_eq!(g.detach(p, id), Ok(()));
+    assert_eq!(g.nattch(p, id), 0);
+    assert_eq!(g.detach(p, id), Err(EINVAL));
+}

@@ -1,0 +1,123 @@
+//! munmap(2), mremap(2), mprotect(2) and mmap(2) over attached segments: nattch follows what is mapped, as in Linux.
+//!
+//! The calls are made as the program asked for them, straight to the kernel (libc's own do no more); afterwards the pieces are counted. Where no segment lies,
+//! [`touches`] has said so, and nothing of this is needed.
+#![allow(unsafe_code)] // The program's own calls.
+
+use crate::pieces::{Change, touched};
+use crate::process::{self, Locked};
+use crate::raw::call6;
+use vshmem_wire::Request;
+
+const PAGE: usize = 4096;
+
+/// Whether a segment lies within these addresses. A few instructions, no lock.
+#[inline]
+pub fn touches(at: usize, bytes: usize) -> bool {
+    touched(at, bytes)
+}
+
+fn tell(state: &mut Locked, changes: &[Change]) {
+    for change in changes {
+        let request = match *change {
+            Change::Split(id) => Request::ShmSplit { id },
+            Change::Gone(id) => Request::ShmDetach { id },
+        };
+        if let Err(errno) = state.ask(&request) {
+            // Mapped or unmapped it is; a child of a fork that the daemon does not know of has nothing to be counted.
+            crate::debug!("{change:?}: {errno}");
+        }
+    }
+}
+
+fn pages(bytes: usize) -> usize {
+    bytes.checked_next_multiple_of(PAGE).unwrap_or(usize::MAX)
+}
+
+/// Pieces in these addresses are mapped no more.
+pub(crate) fn gone(state: &mut Locked, at: usize, bytes: usize) {
+    let changes = state.segments.cut(at, at.saturating_add(pages(bytes)));
+    tell(state, &changes);
+}
+
+/// Makes the call; gives what the kernel gives.
+///
+/// # Safety
+/// The program asked for it.
+unsafe fn call(number: libc::c_long, arguments: [usize; 6]) -> isize {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: promised by the caller.
+    unsafe { call6(number, a, b, c, d, e, f) }
+}
+
+fn failed(result: isize) -> bool {
+    (-4095..0).contains(&result)
+}
+
+/// munmap(2).
+///
+/// # Safety
+/// As for munmap(2).
+pub unsafe fn munmap(at: usize, bytes: usize) -> isize {
+    let mut state = process::lock();
+    // SAFETY: promised by the caller.
+    let result = unsafe { call(libc::SYS_munmap, [at, bytes, 0, 0, 0, 0]) };
+    if !failed(result) {
+        gone(&mut state, at, bytes);
+    }
+    result
+}
+
+/// mmap(2) with MAP_FIXED, with all its arguments.
+///
+/// # Safety
+/// As for mmap(2).
+pub unsafe fn mmap(arguments: [usize; 6]) -> isize {
+    let mut state = process::lock();
+    // SAFETY: promised by the caller.
+    let result = unsafe { call(libc::SYS_mmap, arguments) };
+    if !failed(result) {
+        gone(&mut state, result as usize, arguments[1]);
+    }
+    result
+}
+
+/// mprotect(2).
+///
+/// # Safety
+/// As for mprotect(2).
+pub unsafe fn mprotect(at: usize, bytes: usize, protection: i32) -> isize {
+    let mut state = process::lock();
+    // SAFETY: promised by the caller.
+    let result = unsafe { call(libc::SYS_mprotect, [at, bytes, protection as usize, 0, 0, 0]) };
+    if !failed(result) {
+        let end = at.saturating_add(pages(bytes));
+        let changes = state.segments.protected(at, end, protection);
+        tell(&mut state, &changes);
+    }
+    result
+}
+
+/// mremap(2).
+///
+/// # Safety
+/// As for mremap(2).
+pub unsafe fn mremap(old: usize, old_bytes: usize, new_bytes: usize, flags: i32, new: usize) -> isize {
+    let mut state = process::lock();
+    // SAFETY: promised by the caller.
+    let result = unsafe {
+        call(
+            libc::SYS_mremap,
+            [old, old_bytes, new_bytes, flags as usize, new, 0],
+        )
+    };
+    if !failed(result) {
+        let kept = old_bytes == 0 || flags & libc::MREMAP_DONTUNMAP != 0;
+        let (old_bytes, new_bytes) = (pages(old_bytes), pages(new_bytes));
+        let changes = state
+            .segments
+            .moved(old, old_bytes, result as usize, new_bytes, kept);
+        tell(&mut state, &changes);
+    }
+    result
+}
