@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`store`] | how construct memory is made, reached and taken back, on the back-end's side |
 //! | [`boot`] | how a port starts a machine of its own, and what that machine's first process must know |
+//! | [`device`] | what a port serves to hypervisors that somebody else starts |
 //! | [`guest`] | what a front-end inside a domain needs: its stream, its view of the memory |
 //! | `conformance` | what every port must do, as checks (feature `conformance`) |
 //!
@@ -12,5 +13,6 @@
 pub mod boot;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod device;
 pub mod guest;
 pub mod store;

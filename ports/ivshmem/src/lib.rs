@@ -5,9 +5,11 @@
 //! | [`guest`] | the stream and the memory, as a front-end inside a guest sees them |
 //! | [`device`] | the ivshmem devices of this machine |
 //! | [`channel`] | the virtio-serial port that leads to the back-end |
+//! | [`server`] | on the host: the server of `ivshmem-doorbell` devices |
 //! | `peek` | the pool's header, read through a device |
 
 pub mod channel;
 pub mod device;
 pub mod guest;
 mod peek;
+pub mod server;
