@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// A Debian package, the file that shows it is there, and what it is for.
+/// A Debian package, the file that shows it is there (or one of several, separated by `|`), and what it is for.
 struct Package {
     name: &'static str,
     file: &'static str,
@@ -27,6 +27,22 @@ const PACKAGES: &[Package] = &[
         name: "user-mode-linux",
         file: "/usr/bin/linux.uml",
         for_what: "guests with a kernel of their own",
+    },
+    Package {
+        name: "qemu-system-x86",
+        file: "/usr/bin/qemu-system-x86_64",
+        for_what: "virtual machines as guests",
+    },
+    Package {
+        name: "qemu-system-common",
+        file: "/usr/lib/qemu/qemu-bridge-helper",
+        for_what: "virtual machines as guests",
+    },
+    // Part of qemu-system-common up to Debian 12.
+    Package {
+        name: "virtiofsd",
+        file: "/usr/lib/qemu/virtiofsd|/usr/libexec/virtiofsd",
+        for_what: "the host's tree in virtual machines",
     },
     Package {
         name: "util-linux",
@@ -74,6 +90,12 @@ const PROGRAMS: &[Package] = &[
     },
 ];
 
+impl Package {
+    fn is_there(&self) -> bool {
+        self.file.split('|').any(|file| Path::new(file).exists())
+    }
+}
+
 /// Installs what is missing, if it can. Missing packages are no error: tests that need them say so and are skipped.
 pub(crate) fn packages() {
     install(PACKAGES);
@@ -85,7 +107,7 @@ pub(crate) fn packages_of_tests() {
 }
 
 fn install(wanted: &'static [Package]) {
-    let missing: Vec<&Package> = wanted.iter().filter(|p| !Path::new(p.file).exists()).collect();
+    let missing: Vec<&Package> = wanted.iter().filter(|p| !p.is_there()).collect();
     if missing.is_empty() {
         return;
     }
@@ -93,14 +115,19 @@ fn install(wanted: &'static [Package]) {
     if is_root() && Path::new("/usr/bin/apt-get").exists() {
         eprintln!("xtask: installing {}", names.join(" "));
         if apt(&["update", "-qq"]) {
-            for name in &names {
+            for package in &missing {
+                // Another one may have brought it along.
+                if package.is_there() {
+                    continue;
+                }
+                let name = package.name;
                 if !apt(&["install", "-y", "-qq", "--no-install-recommends", name]) {
                     eprintln!("xtask: {name} could not be installed; going on without it");
                 }
             }
         }
     }
-    for package in missing.iter().filter(|p| !Path::new(p.file).exists()) {
+    for package in missing.iter().filter(|p| !p.is_there()) {
         eprintln!(
             "xtask: missing {} ({}): install it with `apt-get install {}`; going on without it",
             package.name, package.for_what, package.name

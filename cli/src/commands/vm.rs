@@ -15,13 +15,13 @@ use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use vshmem_guest::{GuestSpec, Network, Service};
+use vshmem_guest::{GuestSpec, Network, Service, Special};
 use vshmem_wire::{Reply, Request};
 
 /// The runtime folder inside a guest: memory of the guest's own, so that the host's socket is not mistaken for it.
 const GUEST_FOLDER: &str = "/run/vshmem";
 /// How long the front-end in the guest may take.
-const JOIN: Duration = Duration::from_secs(20);
+const JOIN: Duration = Duration::from_secs(60);
 /// How long a guest that was killed may take to be gone before its name counts as taken.
 const LEAVING: Duration = Duration::from_secs(3);
 
@@ -46,6 +46,7 @@ Standard input, output and error, signals and the exit status pass through. The 
 
 Examples:
   vshmem vm run --port uml --domain a -- ./server
+  vshmem vm run --port qemu --domain b --cpus 0,1 -- ./client
   vshmem vm run --domain b --cpus 1 --mem 512M --bind . -- sh -c './client > result'
 
 Exit status: the program's; 124 after a time-out, 125 if Vshmem or the guest is the reason that it did not run, 126 if it cannot be
@@ -66,6 +67,15 @@ struct Run {
     /// Memory of the guest, the group's pool not included
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
     mem: u64,
+    /// Kernel to boot, with its modules in /lib/modules [default: one in the cache or in /boot, else fetched from the distribution's archive into the cache]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Guest memory from huge pages
+    #[arg(long)]
+    hugepages: bool,
+    /// NUMA node of the host for guest memory and pool
+    #[arg(long, value_name = "N")]
+    numa_node: Option<u32>,
     /// Folder whose writes reach the host; new files there belong to the user who runs this command
     #[arg(long, value_name = "DIR")]
     bind: Vec<PathBuf>,
@@ -162,6 +172,11 @@ pub(crate) fn run(options: &Vm) -> Outcome {
     spec.cpus = options.cpus.clone().map_or_else(Vec::new, |list| list.0);
     spec.memory = options.mem;
     spec.binds.clone_from(&options.bind);
+    spec.special = Special {
+        kernel: options.kernel.clone(),
+        hugepages: options.hugepages,
+        numa_node: options.numa_node,
+    };
     spec.timeout = options.timeout;
     spec.boot_timeout = options.boot_timeout;
     spec.pool = pool;
@@ -236,7 +251,7 @@ fn front_end(own: &Path, port: &str, domain: &str) -> Service {
     let words = [
         "join",
         "--port",
-        port,
+        vshmem_port_select::joins_by(port),
         "--domain",
         domain,
         "--runtime-dir",

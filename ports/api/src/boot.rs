@@ -34,8 +34,43 @@ pub struct MachineSpec {
     pub network: Option<OwnedFd>,
     /// Byte stream that carries the program's standard input and output.
     pub stdio: OwnedFd,
+    /// Host folders, by their full names, that the guest may write to: see [`Inside::mount_host_folder`].
+    pub binds: Vec<PathBuf>,
+    /// What not every port can do.
+    pub special: Special,
     /// Where the kernel console and the hypervisor's own messages go: write end.
     pub console: OwnedFd,
+}
+
+/// What not every port can do; a port refuses what it cannot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Special {
+    /// The kernel to boot, instead of the one that the port finds.
+    pub kernel: Option<PathBuf>,
+    /// Guest memory from huge pages.
+    pub hugepages: bool,
+    /// The host's NUMA node for guest memory and pool.
+    pub numa_node: Option<u32>,
+}
+
+impl Special {
+    /// For a port that can do none of it.
+    ///
+    /// # Errors
+    /// [`BootError::Unsupported`] if something was asked for.
+    pub fn refuse(&self, port: &str) -> Result<(), BootError> {
+        let asked = [
+            (self.kernel.is_some(), "a kernel of your choice"),
+            (self.hugepages, "huge pages"),
+            (self.numa_node.is_some(), "a NUMA node"),
+        ];
+        match asked.iter().find(|(asked, _)| *asked) {
+            Some((_, what)) => Err(BootError::Unsupported(format!(
+                "port {port} cannot give a guest {what}; leave the option out, or use another port"
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Why a machine could not be started.
@@ -70,7 +105,15 @@ pub trait Boot: Send + Sync {
     /// [`BootError::NotInstalled`] and [`BootError::Unsupported`], with what to do about it.
     fn check(&self) -> Result<(), BootError>;
 
-    /// Starts a machine. It ends at the latest with the calling thread.
+    /// Gets what is missing and can be had without installing anything, such as a kernel from the distribution's archive. May take a while.
+    ///
+    /// # Errors
+    /// [`BootError`], if it cannot be had.
+    fn prepare(&self) -> Result<(), BootError> {
+        Ok(())
+    }
+
+    /// Starts a machine, after [`Boot::prepare`]. It ends at the latest with the calling thread.
     ///
     /// # Errors
     /// [`BootError`].
@@ -85,6 +128,11 @@ pub trait Machine: Send {
     /// Told once, when the first process in the guest speaks: what was needed only to boot can go.
     fn booted(&mut self);
 
+    /// What the user should know of how it was started.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// How many bytes the host may have on their way to the guest on the stdio stream that the guest has not confirmed to
     /// have read.
     fn burst(&self) -> usize {
@@ -97,11 +145,17 @@ pub trait Machine: Send {
 
 /// The guest's side, as its first process needs it.
 pub trait Inside: Send + Sync {
+    /// Called before anything else. Where the kernel started this process from a root made only to find the host's, it makes the host's tree the root,
+    /// read-only, and executes this program anew from there.
+    ///
+    /// # Errors
+    /// What is missing: the machine cannot go on.
+    fn arrive(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// The device of the stdio stream.
     fn stdio_device(&self) -> &Path;
-
-    /// The device of the control stream.
-    fn control_device(&self) -> &Path;
 
     /// The name of the network card.
     fn network_card(&self) -> &str;

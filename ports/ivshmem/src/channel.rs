@@ -4,13 +4,18 @@
 //! are carried as they are, so nothing has to be made raw.
 
 use anyhow::{Context, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The port's name on the host's command line: `-device virtserialport,chardev=…,name=vshmem.0`.
 pub const CONTROL: &str = "vshmem.0";
+
+/// How long the host's end may take.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// The device of the port called `name`. `sys` and `dev` are where sysfs and the devices are.
 ///
@@ -50,7 +55,10 @@ pub fn find(sys: &Path, dev: &Path, name: &str) -> anyhow::Result<PathBuf> {
 pub fn open(device: &Path) -> anyhow::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     match rustix::fs::open(device, flags, Mode::empty()) {
-        Ok(port) => Ok(port),
+        Ok(port) => {
+            connected(&port).with_context(|| device.display().to_string())?;
+            Ok(port)
+        }
         Err(Errno::BUSY) => Err(anyhow!(
             "{} is in use: another front-end (`vshmem join`) runs in this machine; end it first",
             device.display()
@@ -58,6 +66,24 @@ pub fn open(device: &Path) -> anyhow::Result<OwnedFd> {
         Err(errno) => {
             Err(errno).with_context(|| format!("opening {}, the stream to the back-end", device.display()))
         }
+    }
+}
+
+/// Waits until the host's end is there: before that the port reads as if it had ended.
+fn connected(port: &OwnedFd) -> anyhow::Result<()> {
+    let until = Instant::now() + CONNECT;
+    loop {
+        let mut found = [PollFd::new(port, PollFlags::OUT)];
+        poll(&mut found, Some(&Timespec::default()))?;
+        if !found[0].revents().contains(PollFlags::HUP) {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            bail!(
+                "nobody is at the host's end of the stream: see that the back-end (`vshmem serve`) runs there, and that the port's chardev leads to it"
+            );
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

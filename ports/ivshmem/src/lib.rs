@@ -2,14 +2,18 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`boot`] | starts QEMU on the host's own root, and ends it |
+//! | [`inside`] | what a guest's first process calls things inside such a guest |
 //! | [`guest`] | the stream and the memory, as a front-end inside a guest sees them |
 //! | [`device`] | the ivshmem devices of this machine |
 //! | [`channel`] | the virtio-serial port that leads to the back-end |
 //! | [`server`] | on the host: the server of `ivshmem-doorbell` devices |
 //! | `peek` | the pool's header, read through a device |
 
+pub mod boot;
 pub mod channel;
 pub mod device;
 pub mod guest;
+pub mod inside;
 mod peek;
 pub mod server;

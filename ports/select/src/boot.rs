@@ -3,7 +3,7 @@
 use vshmem_port::boot::{Boot, Inside};
 
 /// Ports that can start a machine of their own, by the names used with `--port`.
-pub const BOOTABLE: &[&str] = &["uml"];
+pub const BOOTABLE: &[&str] = &["uml", "qemu"];
 
 /// The host's side of a port that can start machines.
 ///
@@ -12,6 +12,7 @@ pub const BOOTABLE: &[&str] = &["uml"];
 pub fn boot(port: &str) -> anyhow::Result<Box<dyn Boot>> {
     match port {
         "uml" => Ok(Box::new(vshmem_port_uml::boot::UmlBoot::new())),
+        "qemu" => Ok(Box::new(vshmem_port_ivshmem::boot::QemuBoot::new())),
         _ => Err(cannot_boot(port)),
     }
 }
@@ -23,7 +24,17 @@ pub fn boot(port: &str) -> anyhow::Result<Box<dyn Boot>> {
 pub fn inside(port: &str) -> anyhow::Result<Box<dyn Inside>> {
     match port {
         "uml" => Ok(Box::new(vshmem_port_uml::inside::UmlInside)),
+        "qemu" => Ok(Box::<vshmem_port_ivshmem::inside::QemuInside>::default()),
         _ => Err(cannot_boot(port)),
+    }
+}
+
+/// The port by which a guest of a bootable port joins (`vshmem join --port`).
+#[must_use]
+pub fn joins_by(port: &str) -> &str {
+    match port {
+        "qemu" => "ivshmem",
+        same => same,
     }
 }
 

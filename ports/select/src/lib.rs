@@ -12,7 +12,7 @@ mod guest;
 mod store;
 mod survey;
 
-pub use boot::{BOOTABLE, boot, inside};
+pub use boot::{BOOTABLE, boot, inside, joins_by};
 pub use guest::{GUESTS, guest, local_guest};
 pub use store::{file_store, pool_store};
 pub use survey::{Finding, survey};

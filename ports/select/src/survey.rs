@@ -35,6 +35,7 @@ pub fn survey() -> Vec<Finding> {
         Finding::of("local", "processes and containers of this kernel", local()),
         Finding::of("uml", "start guests", starts("uml")),
         Finding::of("uml", "join as a guest", inside("uml")),
+        Finding::of("qemu", "start guests", starts("qemu")),
         Finding::of("ivshmem", "join as a guest", inside("ivshmem")),
     ]
 }

@@ -87,6 +87,7 @@ impl Boot for UmlBoot {
 
     fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, BootError> {
         let program = self.program()?;
+        spec.special.refuse("uml")?;
         check_sizes(&spec)?;
         crate::memory::check(spec.memory)?;
         let folder = BootFolder::new().map_err(host("a folder for the machine's identity"))?;

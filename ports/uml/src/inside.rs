@@ -23,11 +23,6 @@ impl Inside for UmlInside {
         Path::new("/dev/ttyS1")
     }
 
-    fn control_device(&self) -> &Path {
-        const { assert!(CONTROL_LINE == 0) };
-        Path::new("/dev/ttyS0")
-    }
-
     fn network_card(&self) -> &str {
         "vec0"
     }

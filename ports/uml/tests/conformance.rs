@@ -8,7 +8,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::mount::{MountFlags, mount};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::process::ExitCode;
-use vshmem_port::boot::{Boot, Machine, MachineSpec};
+use vshmem_port::boot::{Boot, Machine, MachineSpec, Special};
 use vshmem_port::conformance::{CHECKS, Domain, Fixture, POOL_BYTES, serve};
 use vshmem_port::store::{Serial, Store};
 use vshmem_port_local::PoolStore;
@@ -69,6 +69,8 @@ impl Fixture for Uml {
             pool: Some(store.descriptor(Serial(0), true)?.0),
             control: Some(control),
             network: None,
+            binds: Vec::new(),
+            special: Special::default(),
             stdio: their_stdio,
             console: std::io::stderr().as_fd().try_clone_to_owned()?,
         })?;

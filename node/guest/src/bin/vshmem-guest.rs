@@ -58,7 +58,7 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> anyhow::Result<GuestSpec>
             "--service" => spec.services.push(Service {
                 argv: value.split_whitespace().map(OsString::from).collect(),
                 ready: None,
-                patience: Duration::from_secs(10),
+                patience: Duration::from_secs(40),
             }),
             "--ready" => match spec.services.last_mut() {
                 Some(service) => service.ready = Some(raw.into()),

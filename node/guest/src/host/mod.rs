@@ -5,7 +5,7 @@ mod session;
 mod signals;
 mod sink;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
-use vshmem_port::boot::{BootError, MachineSpec};
+use vshmem_port::boot::{BootError, MachineSpec, Special};
 
 use crate::frame::{Outcome, Start, StartService};
 
@@ -131,6 +131,8 @@ pub struct GuestSpec {
     pub network: Option<Network>,
     /// Folders whose writes reach the host.
     pub binds: Vec<PathBuf>,
+    /// What not every port can do.
+    pub special: Special,
     /// How long the guest may take to start the program.
     pub boot_timeout: Duration,
     /// How long the program may run.
@@ -169,6 +171,7 @@ impl GuestSpec {
             control: None,
             network: None,
             binds: Vec::new(),
+            special: Special::default(),
             boot_timeout: Self::BOOT_TIMEOUT,
             timeout: None,
             init: std::env::current_exe()?,
@@ -335,6 +338,7 @@ pub fn run(spec: GuestSpec) -> Result<Outcome, RunError> {
     let start = spec.start()?;
     let port = vshmem_port_select::boot(&spec.port).map_err(|e| RunError::Host(e.to_string()))?;
     port.check()?;
+    port.prepare()?;
     let host = |e: rustix::io::Errno| RunError::Host(format!("opening the guest's streams: {e}"));
     let (ours, theirs) = socketpair(
         AddressFamily::UNIX,
@@ -360,9 +364,18 @@ pub fn run(spec: GuestSpec) -> Result<Outcome, RunError> {
         pool: spec.pool,
         control: spec.control,
         network: spec.network.map(|network| network.card),
+        binds: start
+            .binds
+            .iter()
+            .map(|bytes| OsStr::from_bytes(bytes).into())
+            .collect(),
+        special: spec.special,
         stdio: theirs,
         console: console_in,
     })?;
+    for note in machine.notes() {
+        tracing::warn!("guest {}: {note}", spec.domain);
+    }
     let limits = session::Limits {
         boot: spec.boot_timeout,
         run: spec.timeout,

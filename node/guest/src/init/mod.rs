@@ -49,6 +49,10 @@ pub fn main() -> ExitCode {
 }
 
 fn live(inside: &dyn Inside) {
+    if let Err(error) = inside.arrive() {
+        eprintln!("the guest's root: {error:#}");
+        return;
+    }
     if let Err(error) = mounts::devices() {
         eprintln!("the guest's devices: {error:#}");
         return;

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use super::{feed, guest, run, start};
+use crate::harness::{feed, guest, run, start};
 
 /// Bytes without a pattern that a serial line or a terminal could hide behind.
 fn noise(length: usize) -> Vec<u8> {
@@ -75,7 +75,7 @@ fn a_program_that_reads_nothing_does_not_stop_its_guest_and_one_that_nobody_read
     std::io::Read::read_exact(&mut stdout, &mut first).expect("yes says y");
     assert_eq!(&first, b"y\n");
     drop(stdout);
-    let status = super::eventually("yes goes on without a reader", || {
+    let status = crate::harness::eventually("yes goes on without a reader", || {
         child.try_wait().expect("waiting")
     });
     // SIGPIPE, as without a guest in between.

@@ -1,0 +1,284 @@
+//! Starts QEMU on the host's own root, and ends it with all that belongs to it.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `kernel` | finds the guest's kernel, or fetches one into the cache |
+//! | `initramfs` | what the kernel begins with |
+//! | `files` | the host's tree for the guest |
+//! | `accelerator` | whether KVM runs guests here |
+//! | `arguments` | QEMU's command line |
+//! | `monitor` | which threads are virtual CPUs |
+//! | `spawn` | processes that do not outlive whoever started them |
+//!
+//! A machine is two processes: QEMU and virtiofsd. Both get SIGKILL when the thread that started them ends.
+
+mod accelerator;
+mod arguments;
+mod files;
+mod initramfs;
+mod kernel;
+mod monitor;
+mod spawn;
+
+pub use kernel::KERNEL_VARIABLE;
+
+use accelerator::Accelerator;
+use arguments::{Parts, arguments};
+use monitor::Monitor;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use vshmem_port::boot::{Boot, BootError, Machine, MachineSpec};
+
+pub(crate) use initramfs::{FOLDER, HOST, INIT, MODULES};
+
+/// Names another QEMU than the one on the path.
+pub const PROGRAM_VARIABLE: &str = "VSHMEM_QEMU";
+const PROGRAM: &str = "qemu-system-x86_64";
+/// Below this the kernel does not come up with what it begins with, an overlay and one program.
+const MEMORY_MIN: u64 = 128 << 20;
+/// A BAR is no smaller.
+const POOL_MIN: u64 = 1 << 20;
+
+/// The host's side of the port.
+#[derive(Debug, Default)]
+pub struct QemuBoot {
+    _private: (),
+}
+
+impl QemuBoot {
+    /// Nothing is looked for yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Boot for QemuBoot {
+    fn check(&self) -> Result<(), BootError> {
+        if !cfg!(target_arch = "x86_64") {
+            return Err(BootError::Unsupported(
+                "guests of this port are started on x86-64 only; start one yourself and run `vshmem join` in it".to_owned(),
+            ));
+        }
+        qemu()?;
+        virtiofsd()?;
+        if !rustix::process::geteuid().is_root() {
+            return Err(BootError::Unsupported(
+                "the host's tree is shown to the guest by virtiofsd, which needs root: run this as root"
+                    .to_owned(),
+            ));
+        }
+        match kernel::find(None) {
+            Err(why) if !kernel::can_fetch() => Err(BootError::Unsupported(format!(
+                "{why:#}; name one with --kernel (with its modules in /lib/modules)"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn prepare(&self) -> Result<(), BootError> {
+        kernel::find_or_fetch(None)
+            .map(drop)
+            .map_err(|why| unsupported(&why))
+    }
+
+    fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, BootError> {
+        let (qemu, virtiofsd) = (qemu()?, virtiofsd()?);
+        let pool = check_sizes(&spec)?;
+        let kernel =
+            kernel::find_or_fetch(spec.special.kernel.as_deref()).map_err(|why| unsupported(&why))?;
+        let initramfs = initramfs::make(&kernel, &spec.init).map_err(|why| unsupported(&why))?;
+        let accelerator = accelerator::find(&qemu);
+        let (files, connection) = files::start(&virtiofsd, &spec.binds, &spec.cpus, &spec.console)
+            .map_err(host("starting virtiofsd"))?;
+        let files = Process(files);
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|e| host("a socket for QEMU's monitor")(e.into()))?;
+        let parts = Parts {
+            accelerator: &accelerator,
+            kernel: &kernel.image,
+            initramfs: &initramfs,
+            files: &connection,
+            monitor: &theirs,
+            pool,
+        };
+        let line = arguments(&spec, &parts)?;
+        let child =
+            start_qemu(&qemu, line, &spec, &parts).map_err(host(&format!("starting {}", qemu.display())))?;
+        let mut machine = QemuMachine::new(child, files).map_err(host("watching QEMU"))?;
+        drop(theirs);
+        if !spec.cpus.is_empty()
+            && let Err(why) = pin(ours, &spec.cpus)
+        {
+            machine.notes.push(format!(
+                "its virtual CPUs could not be pinned each to one of the host's: {why:#}"
+            ));
+        }
+        if let Accelerator::Emulation(why) = accelerator {
+            machine.notes.push(format!(
+                "software emulation, many times slower than the processor: {why}"
+            ));
+        }
+        Ok(Box::new(machine))
+    }
+}
+
+fn host(what: &str) -> impl FnOnce(io::Error) -> BootError + use<> {
+    let what = what.to_owned();
+    move |source| BootError::Host { what, source }
+}
+
+fn unsupported(why: &anyhow::Error) -> BootError {
+    BootError::Unsupported(format!("{why:#}"))
+}
+
+fn qemu() -> Result<PathBuf, BootError> {
+    let named = std::env::var_os(PROGRAM_VARIABLE).map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/bin"), PathBuf::from("/usr/local/bin")])
+        .map(|folder| folder.join(PROGRAM));
+    let found = match named {
+        Some(named) => Some(named).filter(|named| named.is_file()),
+        None => on_path.into_iter().find(|candidate| candidate.is_file()),
+    };
+    found.ok_or_else(|| BootError::NotInstalled {
+        what: format!("QEMU ({PROGRAM})"),
+        package: "qemu-system-x86".to_owned(),
+    })
+}
+
+fn virtiofsd() -> Result<PathBuf, BootError> {
+    files::program().ok_or_else(|| BootError::NotInstalled {
+        what: "virtiofsd".to_owned(),
+        package: "virtiofsd (Debian 13, Ubuntu 24.04 and later) or qemu-system-common (earlier)".to_owned(),
+    })
+}
+
+/// Whether memory and pool can be had; gives the pool's size.
+fn check_sizes(spec: &MachineSpec) -> Result<u64, BootError> {
+    let unsupported = |text: String| Err(BootError::Unsupported(text));
+    if spec.memory < MEMORY_MIN {
+        return unsupported(format!(
+            "a guest needs at least {} MiB of memory",
+            MEMORY_MIN >> 20
+        ));
+    }
+    if let Some(cpu) = spec.cpus.iter().find(|&&cpu| cpu >= CpuSet::MAX_CPU) {
+        return unsupported(format!("CPU {cpu} is out of range"));
+    }
+    let Some(pool) = &spec.pool else { return Ok(0) };
+    let found = rustix::fs::fstat(pool).map_err(|e| host("reading the pool's size")(e.into()))?;
+    let bytes = u64::try_from(found.st_size).unwrap_or(0);
+    if bytes < POOL_MIN || !bytes.is_power_of_two() {
+        return unsupported(format!(
+            "the group's pool has {bytes} bytes, and a PCI device shows memory of a power of two, 1 MiB at least: set pool = \"{}M\" in the back-end's \
+             configuration",
+            bytes.max(POOL_MIN).next_power_of_two() >> 20
+        ));
+    }
+    Ok(bytes)
+}
+
+fn start_qemu(
+    qemu: &Path,
+    line: Vec<std::ffi::OsString>,
+    spec: &MachineSpec,
+    parts: &Parts<'_>,
+) -> io::Result<Child> {
+    let mut command = Command::new(qemu);
+    command
+        .args(line)
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME" || name == "TMPDIR"))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(spec.console.try_clone()?)
+        .stderr(spec.console.try_clone()?);
+    let mut kept = vec![
+        &spec.stdio,
+        &spec.console,
+        parts.initramfs,
+        parts.files,
+        parts.monitor,
+    ];
+    kept.extend([&spec.control, &spec.network, &spec.pool].into_iter().flatten());
+    spawn::spawn(&mut command, &kept, &spec.cpus)
+}
+
+/// Each virtual CPU to one of the host's, in order; everything else of the machine stays on any of them.
+fn pin(monitor: OwnedFd, cpus: &[usize]) -> anyhow::Result<()> {
+    let threads = Monitor::new(monitor)?.cpu_threads()?;
+    for (thread, &cpu) in threads.into_iter().zip(cpus) {
+        let mut set = CpuSet::new();
+        set.set(cpu);
+        sched_setaffinity(Pid::from_raw(thread), &set)?;
+    }
+    Ok(())
+}
+
+/// A process that is ended when dropped.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Process {
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// One running QEMU.
+#[derive(Debug)]
+struct QemuMachine {
+    qemu: Process,
+    files: Process,
+    pidfd: OwnedFd,
+    notes: Vec<String>,
+}
+
+impl QemuMachine {
+    fn new(child: Child, files: Process) -> io::Result<Self> {
+        let qemu = Process(child);
+        let pidfd = pidfd_open(Pid::from_child(&qemu.0), PidfdFlags::empty())?;
+        Ok(Self {
+            qemu,
+            files,
+            pidfd,
+            notes: Vec::new(),
+        })
+    }
+}
+
+impl Machine for QemuMachine {
+    fn over(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    fn booted(&mut self) {}
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+
+    fn stop(&mut self) {
+        self.qemu.end();
+        self.files.end();
+    }
+}
