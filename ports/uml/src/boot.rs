@@ -468,6 +468,8 @@ mod tests {
             pool: None,
             control: None,
             network: None,
+            binds: Vec::new(),
+            special: vshmem_port::boot::Special::default(),
             stdio: null(),
             console: null(),
         }
