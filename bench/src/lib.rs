@@ -12,11 +12,13 @@
 //! | [`worker`] | the measured loops |
 //! | [`stream`] | the bare stream to a guest and back |
 //! | [`scale`] | how operations and daemons fare as constructs, clients, domains and waiters become many |
+//! | [`paper`] | the paper's programs in its programming models, and the peers of today |
 //! | [`row`] | a result, as JSON and as a table line |
 
 mod daemon;
 mod guests;
 pub mod micro;
+pub mod paper;
 pub mod party;
 pub mod row;
 pub mod scale;

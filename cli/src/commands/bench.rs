@@ -1,5 +1,6 @@
 //! `vshmem bench`: measurements, each against its baseline in the same run. The measuring itself is `vshmem-bench`'s.
 
+use super::evaluation::{self, Programs};
 use crate::trouble::{Outcome, Trouble};
 use vshmem_bench::scale::{PARTS, Point, ScaleOptions, scale};
 use vshmem_bench::{MicroOptions, Row};
@@ -15,6 +16,8 @@ pub(crate) struct Bench {
 enum What {
     Micro(Micro),
     Scale(Scale),
+    #[command(flatten)]
+    Programs(Programs),
     /// The measured loops, by command on standard input
     #[command(hide = true)]
     Worker,
@@ -83,7 +86,7 @@ struct Scale {
     json: bool,
 }
 
-fn guests() -> clap::builder::PossibleValuesParser {
+pub(crate) fn guests() -> clap::builder::PossibleValuesParser {
     ["auto", "none"]
         .iter()
         .chain(vshmem_port_select::BOOTABLE)
@@ -93,7 +96,7 @@ fn guests() -> clap::builder::PossibleValuesParser {
 }
 
 /// The port to start guests with; None, said on standard error, if there is none.
-fn guest_port(asked: &str) -> Option<&'static str> {
+pub(crate) fn guest_port(asked: &str) -> Option<&'static str> {
     let mut ports = vshmem_port_select::BOOTABLE.iter().copied();
     match asked {
         "none" => None,
@@ -118,6 +121,7 @@ pub(crate) fn run(options: &Bench) -> Outcome {
     match &options.what {
         What::Micro(options) => micro(options),
         What::Scale(options) => at_scale(options),
+        What::Programs(programs) => evaluation::run(programs),
         What::Worker => match vshmem_bench::worker::worker() {
             Ok(()) => Ok(0),
             Err(error) => Err(Trouble::new("worker", format!("{error:#}"))),

@@ -1,0 +1,55 @@
+/* dwarfs.c: runs the programs that its arguments name and prints what came of each.
+ *
+ *     dwarfs PROGRAM:VARIANT:SIZE:REPETITIONS...
+ *
+ * A program is blas1, blas2 or blas3 (VARIANT f32 or f64), laplace (f64), pi (f64) or nbody (2d or 3d). Rank 0 prints a line for each:
+ *
+ *     JOB NANOSECONDS VALUE ERROR ALLOWED
+ */
+#include "dwarfs.h"
+#include "crew.h"
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct answer run(const char *job)
+{
+    char program[16], variant[8], rest;
+    size_t size, repetitions;
+    if (sscanf(job, "%15[^:]:%7[^:]:%zu:%zu%c", program, variant, &size, &repetitions, &rest) != 4)
+        crew_fail("%s: not PROGRAM:VARIANT:SIZE:REPETITIONS", job);
+    if (size < 1 || size > 1 << 30 || repetitions < 1)
+        crew_fail("%s: size and repetitions must be at least 1, and the size at most %d", job, 1 << 30);
+    int single = strcmp(variant, "f32") == 0, two = strcmp(variant, "2d") == 0;
+    if (strcmp(program, "blas1") == 0)
+        return blas1(size, repetitions, single);
+    if (strcmp(program, "blas2") == 0)
+        return blas2(size, repetitions, single);
+    if (strcmp(program, "blas3") == 0)
+        return blas3(size, repetitions, single);
+    if (strcmp(program, "laplace") == 0)
+        return laplace(size, repetitions);
+    if (strcmp(program, "pi") == 0)
+        return pi(size, repetitions);
+    if (strcmp(program, "nbody") == 0)
+        return nbody(size, repetitions, two ? 2 : 3);
+    crew_fail("%s: there is no such program", job);
+}
+
+static int work(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        struct answer answer = run(argv[i]);
+        if (crew_rank() == 0) {
+            printf("%s %.0f %.17g %.3g %.3g\n", argv[i], answer.nanoseconds, answer.value, answer.error, answer.allowed);
+            fflush(stdout);
+        }
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    return crew_run(argc, argv, work);
+}

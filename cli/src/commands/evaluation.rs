@@ -1,0 +1,141 @@
+//! `vshmem bench sync`, `socket`, `peers`, `blas`, `laplace`, `pi`, `nbody`: the paper's programs. The measuring itself is `vshmem-bench`'s.
+
+use super::bench::{guest_port, guests};
+use crate::trouble::{Outcome, Trouble};
+use std::io::IsTerminal;
+use vshmem_bench::paper::{self, Campaign, Extent, Field, dwarfs, exchange, summary};
+
+/// The paper's programs, each in every programming model that is here.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Programs {
+    /// Control passed to and fro: the kernel's System V IPC, Vshmem in one domain, Vshmem between two guests
+    Sync(Program),
+    /// The same over TCP and UDP between two guests and on loopback, vsock, a unix socket, a pipe
+    Socket(Program),
+    /// The same by iceoryx2, POSIX shared memory with futex or eventfd, POSIX queues, ZeroMQ, and queues of the kernel and Vshmem
+    Peers(Peers),
+    /// Dense linear algebra of levels 1, 2, 3 in both precisions
+    Blas(Program),
+    /// Laplace's equation by Jacobi's method
+    Laplace(Program),
+    /// π by integration, broadcast and reduction
+    Pi(Program),
+    /// Molecular dynamics by velocity Verlet in two and three dimensions
+    Nbody(Program),
+}
+
+/// How a program is measured.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+The programs are C, compiled here with the same options for every model: serial, kernel System V, Vshmem in one domain and in two guests (one and the
+same program file), OpenMP, MPICH and Open MPI over shared memory and over TCP. Each model runs once a round. Results are checked against the known answer
+and each other; a model that fails is left out as a whole, and the exit status is 1. What is not installed is left out and named.
+
+Examples:
+  vshmem bench sync
+  vshmem bench laplace --sizes 64,512 --rounds 9
+  vshmem bench pi --long --json
+
+With --json one object a line: {\"program\", \"variant\", \"model\", \"size\", \"repetitions\", \"run\", \"nanoseconds\", …}: of an exchange there and back the
+mean, of any other program all its repetitions together.")]
+pub(crate) struct Program {
+    /// Runs of each model
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+    /// The paper's sizes and repetitions and larger ones, instead of a few
+    #[arg(long)]
+    long: bool,
+    /// These sizes only: bytes, elements, rows, intervals or particles
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    sizes: Vec<u64>,
+    /// Port of the guests; auto: the first that can start guests here; none: leave the models between guests out
+    #[arg(long, value_name = "PORT", default_value = "auto", value_parser = guests())]
+    guests: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How the peers are measured.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Peers {
+    #[command(flatten)]
+    program: Program,
+    /// Build the program that measures iceoryx2 first, with cargo, if it is not built yet
+    #[arg(long)]
+    build: bool,
+}
+
+/// The port of guests, or why there are none.
+pub(crate) fn port_of_guests(asked: &str) -> Result<&'static str, String> {
+    guest_port(asked).ok_or_else(|| match asked {
+        "none" => "without guests, as asked".into(),
+        _ => "no port can start guests here; `vshmem doctor` says why".into(),
+    })
+}
+
+/// Shows progress: a line that is written over on a terminal, else a line each.
+pub(crate) fn progress() -> impl FnMut(&str) {
+    let terminal = std::io::stderr().is_terminal();
+    move |line: &str| {
+        if terminal && line.starts_with("run ") {
+            eprint!("\r\x1b[K{line}");
+        } else if terminal {
+            eprintln!("\r\x1b[Kvshmem: {line}");
+        } else {
+            eprintln!("vshmem: {line}");
+        }
+    }
+}
+
+fn trouble(error: &anyhow::Error) -> Trouble {
+    Trouble::new("bench", format!("{error:#}"))
+}
+
+/// Runs the command.
+pub(crate) fn run(programs: &Programs) -> Outcome {
+    let (name, options) = match programs {
+        Programs::Sync(options) => ("sync", options),
+        Programs::Socket(options) => ("socket", options),
+        Programs::Peers(peers) => {
+            if peers.build {
+                paper::iceoryx2::build().map_err(|error| trouble(&error))?;
+            }
+            ("peers", &peers.program)
+        }
+        Programs::Blas(options) => ("blas", options),
+        Programs::Laplace(options) => ("laplace", options),
+        Programs::Pi(options) => ("pi", options),
+        Programs::Nbody(options) => ("nbody", options),
+    };
+    measure(name, options).map_err(|error| trouble(&error))
+}
+
+fn measure(name: &'static str, options: &Program) -> anyhow::Result<u8> {
+    let extent = if options.long { Extent::Long } else { Extent::Short };
+    let field = Field::open(&std::env::current_exe()?, port_of_guests(&options.guests))?;
+    let mut campaign = Campaign::default();
+    if exchange::PROGRAMS.contains(&name) {
+        campaign.extend(exchange::campaign(&field, &[name], extent, &options.sizes)?);
+    } else {
+        let jobs = dwarfs::jobs(name, extent, &options.sizes)?;
+        campaign.extend(dwarfs::campaign(&field, &jobs, extent));
+    }
+    let outcome = campaign.run(&field, options.rounds.into(), &mut progress());
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+    if options.json {
+        for sample in &outcome.samples {
+            say!("{}", serde_json::to_string(sample)?);
+        }
+    } else {
+        for line in summary::lines(&outcome.samples) {
+            say!("{line}");
+        }
+    }
+    for gap in outcome.gaps.iter().filter(|gap| gap.failed) {
+        eprintln!("vshmem: {} failed: {}", gap.name, gap.why);
+    }
+    Ok(u8::from(outcome.failed()))
+}

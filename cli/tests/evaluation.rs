@@ -1,0 +1,137 @@
+//! The paper's programs: they run, agree, and refuse what cannot be.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+use support::{build_preload, err, finish, out, vshmem};
+
+const LIMIT: Duration = Duration::from_secs(170);
+
+fn compiler() -> bool {
+    let here = std::process::Command::new("cc").arg("--version").output().is_ok();
+    if !here {
+        println!("skipped: no C compiler is installed");
+    }
+    here
+}
+
+/// The models that measured something, of samples as JSON lines.
+fn models(json: &str) -> BTreeSet<String> {
+    json.lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a sample"))
+        .map(|sample| {
+            assert!(
+                sample["nanoseconds"].as_f64().is_some_and(|n| n > 0.0),
+                "{sample}"
+            );
+            sample["model"].as_str().expect("a model").to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn laplace_gives_the_known_answer_in_every_model_that_is_here() {
+    if !compiler() {
+        return;
+    }
+    build_preload();
+    let arguments = [
+        "bench", "laplace", "--guests", "none", "--rounds", "2", "--sizes", "32,100", "--json",
+    ];
+    let output = finish(&mut vshmem(&arguments), LIMIT);
+    assert!(output.status.success(), "{}", err(&output));
+    let models = models(&out(&output));
+    for model in ["serial", "kernel System V", "Vshmem, one domain", "OpenMP"] {
+        assert!(models.contains(model), "{models:?}\n{}", err(&output));
+    }
+    // What is not here is named.
+    for missing in ["Vshmem, two VMs", "Vshmem, one VM"] {
+        assert!(
+            err(&output).contains(&format!("left out: programs: {missing}")),
+            "{}",
+            err(&output)
+        );
+    }
+}
+
+#[test]
+fn control_passes_and_what_is_missing_is_named() {
+    if !compiler() {
+        return;
+    }
+    build_preload();
+    let arguments = [
+        "bench", "peers", "--guests", "none", "--rounds", "1", "--sizes", "64", "--json",
+    ];
+    let mut command = vshmem(&arguments);
+    // No cache: the program for iceoryx2 is not built there.
+    let cache = tempfile::tempdir().expect("temporary folder");
+    let output = finish(command.env("XDG_CACHE_HOME", cache.path()), LIMIT);
+    assert!(output.status.success(), "{}", err(&output));
+    let models = models(&out(&output));
+    for model in ["POSIX shm + futex", "Vshmem queue, one domain", "kernel queue"] {
+        assert!(models.contains(model), "{models:?}\n{}", err(&output));
+    }
+    assert!(
+        err(&output).contains("vshmem bench peers --build"),
+        "{}",
+        err(&output)
+    );
+}
+
+#[test]
+fn sizes_that_cannot_be_are_refused_before_anything_runs() {
+    if !compiler() {
+        return;
+    }
+    for (program, size, reason) in [
+        ("laplace", "0", "sizes begin at 1"),
+        ("blas", "10000000", "there is room for"),
+        ("sync", "0", "sizes begin at 1"),
+        ("sync", "99999999", "at most 1 MiB"),
+    ] {
+        let output = finish(
+            &mut vshmem(&["bench", program, "--guests", "none", "--sizes", size]),
+            LIMIT,
+        );
+        assert!(
+            !output.status.success() && err(&output).contains(reason),
+            "{program} {size}: {}",
+            err(&output)
+        );
+    }
+}
+
+#[test]
+fn a_program_that_fails_is_left_out_as_a_whole() {
+    if !compiler() {
+        return;
+    }
+    build_preload();
+    // A grid of 3 rows has one inner row: not enough for two parties, enough for one.
+    let arguments = [
+        "bench", "laplace", "--guests", "none", "--rounds", "1", "--sizes", "64,3", "--json",
+    ];
+    let output = finish(&mut vshmem(&arguments), LIMIT);
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    assert_eq!(models(&out(&output)), BTreeSet::from(["serial".to_owned()]));
+    assert!(
+        err(&output).contains("cannot be divided among 2 parties"),
+        "{}",
+        err(&output)
+    );
+}
+
+#[test]
+fn without_a_compiler_the_reason_is_said() {
+    build_preload();
+    let nothing = tempfile::tempdir().expect("temporary folder");
+    let mut command = vshmem(&["bench", "pi", "--guests", "none"]);
+    let output = finish(command.env("PATH", nothing.path()), LIMIT);
+    assert!(
+        !output.status.success() && err(&output).contains("install `gcc libc6-dev`"),
+        "{}",
+        err(&output)
+    );
+}
