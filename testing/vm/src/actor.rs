@@ -106,6 +106,9 @@ impl Actor {
             Place::Uml(domain) => machine.command(&[
                 "vm", "run", "--port", "uml", "--domain", domain, "--mem", "128M", "--",
             ]),
+            Place::Qemu(domain) => machine.command(&[
+                "vm", "run", "--port", "qemu", "--domain", domain, "--mem", "192M", "--",
+            ]),
         };
         if !matches!(place, Place::Kernel | Place::Library) {
             command.arg(&program);

@@ -11,4 +11,4 @@ pub mod actor;
 pub mod machine;
 
 pub use actor::{Actor, Answer};
-pub use machine::{Machine, Place, containers_available, missing, uml_available};
+pub use machine::{Machine, Place, containers_available, missing, qemu_missing, uml_available};

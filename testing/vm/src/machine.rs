@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Where a party of a scenario runs.
@@ -20,6 +21,8 @@ pub enum Place {
     Container(&'static str),
     /// In a UML guest.
     Uml(&'static str),
+    /// In a QEMU guest.
+    Qemu(&'static str),
 }
 
 /// Prints why a row is skipped; the test then returns.
@@ -30,6 +33,19 @@ pub fn missing(row: &str, why: &str) {
 /// Whether UML guests can be booted here.
 pub fn uml_available() -> bool {
     Path::new("/usr/bin/linux.uml").exists()
+}
+
+/// Why QEMU guests cannot be booted here, if they cannot: QEMU is missing, or no kernel for guests is here or can be fetched.
+pub fn qemu_missing() -> Option<String> {
+    static FOUND: OnceLock<Option<String>> = OnceLock::new();
+    let look = || -> Result<()> {
+        let boot = vshmem_port_select::boot("qemu")?;
+        boot.check()?;
+        Ok(boot.prepare()?)
+    };
+    FOUND
+        .get_or_init(|| look().err().map(|why| format!("{why:#}")))
+        .clone()
 }
 
 /// What starts a program in namespaces of its own; the arguments follow. It is not process 1 there, which no signal from within would kill.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
-use vshmem_testing_vm::{Actor, Machine, Place, containers_available, missing, uml_available};
+use vshmem_testing_vm::{Actor, Machine, Place, containers_available, missing, qemu_missing, uml_available};
 
 const CREATE: &str = "01600";
 
@@ -159,6 +159,10 @@ macro_rules! rows {
                 missing(stringify!($name), "linux.uml is not installed");
                 return Ok(());
             }
+            if stringify!($name).contains("qemu") && let Some(why) = qemu_missing() {
+                missing(stringify!($name), &why);
+                return Ok(());
+            }
             if stringify!($name).contains("container") && !containers_available() {
                 missing(stringify!($name), "unshare is not permitted or not installed");
                 return Ok(());
@@ -174,14 +178,18 @@ rows! {
     holding_a_whole_container => dies_while_it_holds(Place::Host, Place::Container("b"), End::Machine);
     holding_a_process_in_a_uml_guest => dies_while_it_holds(Place::Uml("a"), Place::Uml("b"), End::Process);
     holding_a_whole_uml_guest => dies_while_it_holds(Place::Host, Place::Uml("b"), End::Machine);
+    holding_a_process_in_a_qemu_guest => dies_while_it_holds(Place::Qemu("a"), Place::Qemu("b"), End::Process);
+    holding_a_whole_qemu_guest => dies_while_it_holds(Place::Host, Place::Qemu("b"), End::Machine);
     waiting_a_process_of_the_host => dies_while_it_waits(Place::Host, Place::Local("b"), End::Process);
     waiting_a_whole_uml_guest => dies_while_it_waits(Place::Uml("a"), Place::Uml("b"), End::Machine);
     in_the_middle_a_process_of_the_host => dies_in_the_middle(Place::Host, Place::Host, 30);
     waiting_a_whole_container => dies_while_it_waits(Place::Host, Place::Container("b"), End::Machine);
     in_the_middle_a_whole_container => dies_in_the_middle(Place::Container("a"), Place::Container("b"), 10);
     in_the_middle_a_whole_uml_guest => dies_in_the_middle(Place::Host, Place::Uml("b"), 3);
+    in_the_middle_a_whole_qemu_guest => dies_in_the_middle(Place::Host, Place::Qemu("b"), 2);
     lives_on_the_host => lives_of_a_process(Place::Host, Place::Host);
     lives_in_a_container => lives_of_a_process(Place::Container("a"), Place::Container("b"));
     lives_in_a_uml_guest => lives_of_a_process(Place::Host, Place::Uml("b"));
+    lives_in_a_qemu_guest => lives_of_a_process(Place::Host, Place::Qemu("b"));
     lives_under_the_kernel_itself => lives_of_a_process(Place::Kernel, Place::Kernel);
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use std::time::Duration;
-use vshmem_testing_vm::{Actor, Machine, Place, containers_available, missing, uml_available};
+use vshmem_testing_vm::{Actor, Machine, Place, containers_available, missing, qemu_missing, uml_available};
 
 /// What each party asks for: IPC_CREAT | 0600.
 const CREATE: &str = "01600";
@@ -169,6 +169,15 @@ fn the_host_and_a_uml_guest() -> Result<()> {
     }
     exchange(Place::Host, Place::Uml("a"))?;
     exchange(Place::Uml("a"), Place::Host)
+}
+
+#[test]
+fn two_qemu_guests() -> Result<()> {
+    if let Some(why) = qemu_missing() {
+        missing("two QEMU guests", &why);
+        return Ok(());
+    }
+    exchange(Place::Qemu("a"), Place::Qemu("b"))
 }
 
 #[test]

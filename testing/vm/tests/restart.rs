@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 use vshmem_testing_vm::machine::signal;
-use vshmem_testing_vm::{Actor, Machine, Place, missing, uml_available};
+use vshmem_testing_vm::{Actor, Machine, Place, missing, qemu_missing, uml_available};
 
 const CREATE: &str = "01600";
 
@@ -79,6 +79,15 @@ fn the_host_and_a_uml_guest() -> Result<()> {
         return Ok(());
     }
     survives(Place::Host, Place::Uml("b"))
+}
+
+#[test]
+fn the_host_and_a_qemu_guest() -> Result<()> {
+    if let Some(why) = qemu_missing() {
+        missing("the host and a QEMU guest", &why);
+        return Ok(());
+    }
+    survives(Place::Host, Place::Qemu("b"))
 }
 
 #[test]
