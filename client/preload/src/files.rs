@@ -1,8 +1,9 @@
 //! open(2), openat(2) and fopen(3) of the few files of which Vshmem has its own text: they give a memory file that holds it.
 //!
-//! Everything else goes to libc, untouched. What a program writes to such a file has no effect: limits are the daemon's configuration.
+//! Everything else goes to libc, untouched. Writing to limits is [`crate::limits`]'s.
 #![allow(unsafe_code)] // C functions by name, called through pointers that dlsym gave.
 
+use crate::limits;
 use crate::next::Next;
 use crate::proc_text::{self, Text};
 use crate::routes;
@@ -17,26 +18,35 @@ type Open = unsafe extern "C" fn(*const c_char, c_int, mode_t) -> c_int;
 type OpenAt = unsafe extern "C" fn(c_int, *const c_char, c_int, mode_t) -> c_int;
 type Fopen = unsafe extern "C" fn(*const c_char, *const c_char) -> *mut FILE;
 
-/// The text that a path names, if it is one of ours. libc's own function has been called with it and gave `opened`: the kernel has read the path
-/// then, or told with its errno that it did not.
+/// The text that a path names, if it is one of ours. libc's own function has been called with it and gave `file` (negative if it failed): the kernel has read
+/// the path then, or told with its errno that it did not.
 ///
 /// # Safety
 /// `path` is what the kernel was given.
-unsafe fn ours(path: *const c_char, opened: bool) -> Option<Text> {
-    if !opened && !matches!(errno(), libc::ENOENT | libc::EACCES | libc::EPERM | libc::EROFS) {
+unsafe fn ours(folder: c_int, path: *const c_char, file: c_int) -> Option<Text> {
+    if file < 0 && !matches!(errno(), libc::ENOENT | libc::EACCES | libc::EPERM | libc::EROFS) {
         return None;
     }
-    // SAFETY: a C string, as the kernel has found. The first bytes are looked at one by one, since every open comes by here.
-    unsafe {
-        if !b"/proc/sys"
-            .iter()
-            .enumerate()
-            .all(|(i, &byte)| *path.add(i) as u8 == byte)
-        {
-            return None;
-        }
-        proc_text::by_path(CStr::from_ptr(path).to_bytes())
+    // SAFETY: a C string, as the kernel has found.
+    let path = unsafe { CStr::from_ptr(path) }.to_bytes();
+    if path.starts_with(b"/") {
+        return path.starts_with(b"/proc/sys").then(|| proc_text::by_path(path))?;
     }
+    let name = path.rsplit(|&byte| byte == b'/').next()?;
+    if !proc_text::is_name(name) {
+        return None;
+    }
+    let whole = match (file, folder) {
+        (0.., _) => link(&format!("/proc/self/fd/{file}"))?,
+        (_, libc::AT_FDCWD) => [link("/proc/self/cwd")?.as_slice(), path].join(&b'/'),
+        (_, folder) => [link(&format!("/proc/self/fd/{folder}"))?.as_slice(), path].join(&b'/'),
+    };
+    proc_text::by_path(&whole)
+}
+
+fn link(path: &str) -> Option<Vec<u8>> {
+    let read = rustix::fs::readlink(path, Vec::new()).ok()?;
+    Some(read.into_bytes())
 }
 
 fn errno() -> c_int {
@@ -95,6 +105,13 @@ fn kernels_lines(kind: vshmem_wire::Kind) -> String {
 }
 
 fn opened(text: Text, flags: c_int) -> c_int {
+    if let Text::Limit(setting) = text
+        && flags & libc::O_ACCMODE != libc::O_RDONLY
+    {
+        return edge::call_int(|| {
+            limits::open(setting, flags & libc::O_CLOEXEC != 0).map(IntoRawFd::into_raw_fd)
+        });
+    }
     edge::call_int(|| memory_file(text, flags & libc::O_CLOEXEC != 0).map(IntoRawFd::into_raw_fd))
 }
 
@@ -102,10 +119,10 @@ fn opened(text: Text, flags: c_int) -> c_int {
 ///
 /// # Safety
 /// `path` is what libc was given.
-unsafe fn instead(path: *const c_char, flags: c_int, file: c_int) -> c_int {
+unsafe fn instead(folder: c_int, path: *const c_char, flags: c_int, file: c_int) -> c_int {
     // SAFETY: promised by the caller; the descriptor was opened for us.
     unsafe {
-        match ours(path, file >= 0) {
+        match ours(folder, path, file) {
             None => file,
             Some(text) => {
                 if file >= 0 {
@@ -124,17 +141,28 @@ unsafe fn instead(path: *const c_char, flags: c_int, file: c_int) -> c_int {
 unsafe fn stream_instead(path: *const c_char, mode: *const c_char, stream: *mut FILE) -> *mut FILE {
     // SAFETY: promised by the caller; the stream was opened for us.
     unsafe {
-        match ours(path, !stream.is_null()) {
+        let file = if stream.is_null() {
+            -1
+        } else {
+            libc::fileno(stream)
+        };
+        match ours(libc::AT_FDCWD, path, file) {
             None => stream,
             Some(text) => {
                 if !stream.is_null() {
                     libc::fclose(stream);
                 }
+                let mode = CStr::from_ptr(mode);
+                if let Text::Limit(setting) = text
+                    && limits::writes(mode)
+                {
+                    return limits::stream(setting, mode);
+                }
                 let file = opened(text, libc::O_CLOEXEC);
                 if file < 0 {
                     std::ptr::null_mut()
                 } else {
-                    libc::fdopen(file, mode)
+                    libc::fdopen(file, mode.as_ptr())
                 }
             }
         }
@@ -156,7 +184,7 @@ macro_rules! opens {
             // SAFETY: the program's own arguments; dlsym found the function by its name.
             unsafe {
                 match std::mem::transmute::<*mut libc::c_void, Option<Open>>($next.address()) {
-                    Some(next) => instead(path, flags, next(path, flags, mode)),
+                    Some(next) => instead(libc::AT_FDCWD, path, flags, next(path, flags, mode)),
                     None => missing(),
                 }
             }
@@ -179,7 +207,7 @@ macro_rules! opens_at {
             // SAFETY: the program's own arguments; dlsym found the function by its name.
             unsafe {
                 match std::mem::transmute::<*mut libc::c_void, Option<OpenAt>>($next.address()) {
-                    Some(next) => instead(path, flags, next(folder, path, flags, mode)),
+                    Some(next) => instead(folder, path, flags, next(folder, path, flags, mode)),
                     None => missing(),
                 }
             }

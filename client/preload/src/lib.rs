@@ -9,6 +9,7 @@
 //! | [`syscall`] | `syscall(SYS_semop, …)` |
 //! | [`signals`] | sigaction and signal, so that handlers wait until a section ends |
 //! | [`files`], [`proc_text`] | `/proc/sysvipc/*` and `/proc/sys/kernel/{shmmax,sem,…}` as an unmodified `ipcs` reads them |
+//! | [`limits`] | writing to `/proc/sys/kernel/{shmmax,sem,…}` |
 //! | [`mappings`] | munmap and its like, where a segment is attached |
 //! | [`identity`] | setuid and its family: the daemon must know who asks |
 //! | [`posix`] | POSIX semaphores and conditions that a program keeps in a segment, where the kernel cannot wait on it |
@@ -21,6 +22,7 @@ mod dlopen;
 mod files;
 mod identity;
 mod kernel;
+mod limits;
 mod mappings;
 mod msgctl;
 mod msgget;

@@ -2,10 +2,11 @@
 //!
 //! Not for opening files: see [`crate::files`].
 
+use crate::limits;
 use std::fmt::Write;
 use vshmem_abi::layouts;
 use vshmem_runtime::{Errno, Result, Runtime};
-use vshmem_wire::{Kind, Limits, Reply, Request, Stat};
+use vshmem_wire::{Kind, Limits, Reply, Request, Setting, Stat};
 
 const SHM: &str = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n";
 const SEM: &str = "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n";
@@ -17,7 +18,7 @@ pub(crate) enum Text {
     /// A table of constructs.
     Table(Kind),
     /// A limit.
-    Limit(fn(&Limits) -> String),
+    Limit(Setting),
 }
 
 /// The text that an absolute path names.
@@ -26,17 +27,27 @@ pub(crate) fn by_path(path: &[u8]) -> Option<Text> {
         b"/proc/sysvipc/shm" => Text::Table(Kind::Shm),
         b"/proc/sysvipc/sem" => Text::Table(Kind::Sem),
         b"/proc/sysvipc/msg" => Text::Table(Kind::Msg),
-        b"/proc/sys/kernel/shmmax" => Text::Limit(|l| l.shmmax.to_string()),
-        b"/proc/sys/kernel/shmall" => Text::Limit(|l| l.shmall.to_string()),
-        b"/proc/sys/kernel/shmmni" => Text::Limit(|l| l.shmmni.to_string()),
-        b"/proc/sys/kernel/sem" => {
-            Text::Limit(|l| format!("{}\t{}\t{}\t{}", l.semmsl, l.semmns, l.semopm, l.semmni))
-        }
-        b"/proc/sys/kernel/msgmax" => Text::Limit(|l| l.msgmax.to_string()),
-        b"/proc/sys/kernel/msgmnb" => Text::Limit(|l| l.msgmnb.to_string()),
-        b"/proc/sys/kernel/msgmni" => Text::Limit(|l| l.msgmni.to_string()),
-        _ => return None,
+        _ => Text::Limit(limits::by_name(path.strip_prefix(b"/proc/sys/kernel/")?)?),
     })
+}
+
+/// Whether any of the files has this name.
+pub(crate) fn is_name(name: &[u8]) -> bool {
+    matches!(name, b"shm" | b"sem" | b"msg") || limits::by_name(name).is_some()
+}
+
+fn limit_text(setting: Setting, l: &Limits) -> String {
+    match setting {
+        Setting::Shmmax => l.shmmax.to_string(),
+        Setting::Shmall => l.shmall.to_string(),
+        Setting::Shmmni => l.shmmni.to_string(),
+        Setting::Sem => format!("{}\t{}\t{}\t{}", l.semmsl, l.semmns, l.semopm, l.semmni),
+        Setting::Msgmax => l.msgmax.to_string(),
+        Setting::Msgmnb => l.msgmnb.to_string(),
+        Setting::Msgmni => l.msgmni.to_string(),
+        Setting::ShmRmidForced => u8::from(l.shm_rmid_forced).to_string(),
+        Setting::NextId(kind) => l.next_ids[kind as usize].to_string(),
+    }
 }
 
 impl Text {
@@ -44,7 +55,10 @@ impl Text {
     pub(crate) fn write(self) -> Result<String> {
         let runtime = Runtime::global();
         match self {
-            Text::Limit(limit) => Ok(format!("{}\n", limit(&runtime.connect()?.limits))),
+            Text::Limit(setting) => {
+                let limits = runtime.info(Kind::Shm)?.limits;
+                Ok(format!("{}\n", limit_text(setting, &limits)))
+            }
             Text::Table(kind) => table(runtime, kind),
         }
     }

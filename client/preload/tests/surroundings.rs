@@ -48,6 +48,26 @@ fn ipcs_shows_what_ipcmk_makes_and_ipcrm_removes() {
 }
 
 #[test]
+fn limits_are_written_as_the_kernels_are() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: limits are root's, and the kernel's are tried in an IPC namespace");
+        return;
+    }
+    let daemon = Daemon::start();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/sysctl.sh");
+    let said = |mut command: Command| {
+        command.args(["-c", "exec bash \"$0\" 2>&1", script]);
+        finish(&mut command, PATIENCE).expect_success("sysctl.sh")
+    };
+    let mut kernel = Command::new("unshare");
+    kernel.args(["--ipc", "sh"]);
+    // In a namespace of its own here, too: whatever goes past Vshmem must not reach this machine's limits.
+    let mut vshmem = daemon.command("unshare");
+    vshmem.args(["--ipc", "sh"]);
+    assert_eq!(said(vshmem), said(kernel));
+}
+
+#[test]
 fn keys_that_are_not_vshmems_go_to_the_kernel() {
     let daemon = Daemon::start();
     let program = compile("routes", daemon.folder());

@@ -10,22 +10,13 @@ use crate::socket::{self, Socket};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use vshmem_wire::request::Welcome;
 use vshmem_wire::{Answer, Envelope, Failure, Reply, Request, Verdict};
 
 /// How long one answer may take before the connection counts as broken.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// MSGMAX as the daemon last said it; before that no limit.
-static MSGMAX: AtomicUsize = AtomicUsize::new(usize::MAX);
-
-/// The longest text of a message.
-#[inline(always)]
-pub(crate) fn msgmax() -> usize {
-    MSGMAX.load(Ordering::Relaxed)
-}
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -195,7 +186,6 @@ impl Connection {
             Err(failure) => return Err(Trouble::Refused(failure)),
         };
         pages::take(descriptors, welcome.space)?;
-        MSGMAX.store(welcome.limits.msgmax as usize, Ordering::Relaxed);
         crate::debug!(
             "client {} of domain {} ({})",
             welcome.client,

@@ -6,7 +6,7 @@ use crate::operate::{Step, behalf_waiting, operate};
 use crate::runtime::Runtime;
 use crate::thread::Thread;
 use crate::world::{Caller, Timeout};
-use crate::{connection, user};
+use crate::{pages, user};
 use vshmem_ipc::msgq::{MsgError, Queue, ReceiveFlags, Room, SHORT, Text};
 use vshmem_ipc::sysv::{MSG_COPY, MSG_EXCEPT, MSG_NOERROR};
 use vshmem_wire::request::Behalf;
@@ -48,7 +48,7 @@ impl Runtime {
     /// msgsnd(2) of a text of the program, at an address that may be wrong.
     #[inline]
     pub fn msgsnd_from(&self, id: i32, mtype: i64, text: Foreign, flags: i32) -> Result<()> {
-        if mtype < 1 || id < 0 || text.len() > connection::msgmax() {
+        if mtype < 1 || id < 0 || text.len() > longest() {
             return Err(Errno::EINVAL);
         }
         if text.len() <= SHORT {
@@ -96,7 +96,7 @@ impl Runtime {
         if id < 0 || flags as u32 & MSG_EXCEPT != 0 || flags & libc::IPC_NOWAIT == 0 {
             return Err(Errno::EINVAL);
         }
-        user::readable(whole.first(connection::msgmax()))?;
+        user::readable(whole.first(longest()))?;
         self.receive_and_write(id, into, msgtyp, flags)
     }
 
@@ -113,6 +113,12 @@ impl Runtime {
 /// No message is longer. Memory that is not written costs nothing.
 const LONGEST: usize = 1 << 30;
 
+/// MSGMAX; no limit before it is known.
+#[inline(always)]
+fn longest() -> usize {
+    pages::msgmax().unwrap_or(LONGEST)
+}
+
 /// What a program's text is now.
 fn own_copy(text: &Foreign) -> Result<Vec<u8>> {
     let mut own = vec![0; text.len()];
@@ -128,7 +134,7 @@ fn send(id: i32, mtype: i64, text: Text<'_>, flags: i32) -> Result<()> {
     };
     let nowait = flags & libc::IPC_NOWAIT != 0;
     operate(Kind::Msg, id, |a, thread| {
-        if len > a.identity.msgmax as usize {
+        if len > pages::msgmax().unwrap_or(a.identity.msgmax as usize) {
             return Step::Done(Err(Errno::EINVAL));
         }
         if !a.write {

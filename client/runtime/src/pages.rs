@@ -80,6 +80,28 @@ pub(crate) fn seconds() -> u64 {
         .load(Ordering::Relaxed)
 }
 
+fn limit(at: usize) -> Option<usize> {
+    let page = TIME.load(Ordering::Relaxed);
+    if ptr::eq(page, (&raw const NO_TIME).cast()) {
+        return None;
+    }
+    // SAFETY: within a mapped time page, aligned to 4.
+    let value = unsafe { AtomicU32::from_ptr(page.add(at).cast()) }.load(Ordering::Relaxed);
+    value.checked_sub(1).map(|value| value as usize)
+}
+
+/// MSGMAX, if it is known.
+#[inline(always)]
+pub(crate) fn msgmax() -> Option<usize> {
+    limit(layout::MSGMAX_AT)
+}
+
+/// SEMOPM, if it is known.
+#[inline(always)]
+pub(crate) fn semopm() -> Option<usize> {
+    limit(layout::SEMOPM_AT)
+}
+
 /// An entry of the wait page.
 pub(crate) struct Entry(*mut u8);
 

@@ -4,7 +4,7 @@ use crate::errno::{Errno, Result};
 use crate::{attach, process};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use vshmem_wire::request::Welcome;
-use vshmem_wire::{Failure, Info, Kind, Reply, Request, Stat};
+use vshmem_wire::{Failure, Info, Kind, Reply, Request, Setting, Stat};
 
 pub use vshmem_wire::request::Which;
 
@@ -95,6 +95,11 @@ impl Runtime {
             Reply::Info(info) => Ok(info),
             _ => Err(Errno::EPROTO),
         }
+    }
+
+    /// Changes a limit, as a write below `/proc/sys/kernel` does.
+    pub fn set_limit(&self, setting: Setting, values: Vec<u64>) -> Result<()> {
+        self.ask_done(&Request::SetLimit { setting, values })
     }
 
     pub(crate) fn ask(&self, request: &Request) -> Result<Reply> {

@@ -3,6 +3,7 @@
 use crate::attach::Attachment;
 use crate::errno::{Errno, Result};
 use crate::operate::{Step, behalf, behalf_waiting, check, operate};
+use crate::pages;
 use crate::runtime::Runtime;
 use crate::thread::Thread;
 use crate::world::{Caller, Timeout};
@@ -48,7 +49,7 @@ impl Runtime {
         if operations.is_empty() {
             return Err(Errno::EINVAL);
         }
-        if operations.len() > SEMOPM {
+        if operations.len() > SEMOPM || pages::semopm().is_some_and(|most| operations.len() > most) {
             return Err(Errno::E2BIG);
         }
         let timeout = Timeout::new(timeout);

@@ -1,7 +1,7 @@
 //! Layout of the two pages a daemon shares with its clients.
 //!
 //! **Time page**, read-only for clients: u64 at 0, seconds since the epoch on the host, written once a second; u32 at 8, the number of times
-//! the daemon was restarted.
+//! the daemon was restarted; u32 at 12 and at 16, one more than the limits MSGMAX and SEMOPM, 0 before they are known.
 //!
 //! **Wait page** (guests only, writable for all clients of the domain, so hostile): entries of [`ENTRY`] bytes, by ticket:
 //!
@@ -30,3 +30,7 @@ pub const TICKETS: u32 = 16 * 1024;
 pub const SECONDS_AT: usize = 0;
 /// Offset of the restart count in the time page.
 pub const RESTARTS_AT: usize = 8;
+/// Offset of MSGMAX in the time page.
+pub const MSGMAX_AT: usize = 12;
+/// Offset of SEMOPM in the time page.
+pub const SEMOPM_AT: usize = 16;

@@ -126,6 +126,13 @@ pub enum Request {
         /// Segment.
         id: i32,
     },
+    /// The administrator writes to a file below `/proc/sys/kernel`. Answered by [`Reply::Done`].
+    SetLimit {
+        /// Which.
+        setting: Setting,
+        /// The numbers, one or (for sets) up to four.
+        values: Vec<u64>,
+    },
     /// Gives a set's or queue's memory for the data path, to a caller with read and write permission; or asks again after the control
     /// word changed. Answered by [`Reply::Opened`] and, where it may be mapped, a descriptor.
     Open {

@@ -122,10 +122,14 @@ pub enum Down {
     Ring,
     /// The back-end was restarted: say hello again and repeat what was not answered.
     Restarted,
-    /// Once a second.
+    /// Once a second, and when the limits have changed.
     Heartbeat {
         /// Seconds since the epoch on the host.
         seconds: u64,
+        /// The longest message.
+        msgmax: u32,
+        /// Most operations of a semop.
+        semopm: u32,
     },
     /// The back-end stops for good.
     Goodbye,

@@ -219,6 +219,33 @@ pub struct Limits {
     pub msgmnb: u32,
     /// Most queues.
     pub msgmni: u32,
+    /// `shm_rmid_forced`: a segment goes with its last attachment, and with its creator if nobody has it attached.
+    pub shm_rmid_forced: bool,
+    /// The ids that the next construct of each kind shall have, by [`Kind`] (`shm_next_id` and its like); -1 for none.
+    pub next_ids: [i32; 3],
+}
+
+/// What can be written below `/proc/sys/kernel`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Setting {
+    /// Bytes of the largest segment.
+    Shmmax,
+    /// Pages of all segments.
+    Shmall,
+    /// Most segments.
+    Shmmni,
+    /// SEMMSL, SEMMNS, SEMOPM, SEMMNI.
+    Sem,
+    /// Bytes of the longest message.
+    Msgmax,
+    /// Bytes of a new queue.
+    Msgmnb,
+    /// Most queues.
+    Msgmni,
+    /// As [`Limits::shm_rmid_forced`].
+    ShmRmidForced,
+    /// As [`Limits::next_ids`].
+    NextId(Kind),
 }
 
 impl Default for Limits {
@@ -234,6 +261,8 @@ impl Default for Limits {
             msgmax: 8192,
             msgmnb: 16_384,
             msgmni: 32_000,
+            shm_rmid_forced: false,
+            next_ids: [-1; 3],
         }
     }
 }

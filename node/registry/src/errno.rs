@@ -3,6 +3,7 @@
 //! Not for meaning: which call gives which is told where it is given.
 
 pub(crate) const EPERM: i32 = 1;
+pub(crate) const ERANGE: i32 = 34;
 pub(crate) const ENOENT: i32 = 2;
 pub(crate) const EAGAIN: i32 = 11;
 pub(crate) const ENOMEM: i32 = 12;

@@ -207,7 +207,13 @@ impl Registry {
             .take(0, new.bytes, new.pieces)
             .ok_or_else(no_memory)?;
         let serial = self.next_serial;
-        let Some((slot, seq)) = self.table_mut(new.kind).take(serial) else {
+        let wanted = self.wanted_id(new.kind);
+        let table = self.table_mut(new.kind);
+        let taken = match wanted {
+            Some((slot, sequence)) => table.take_from(slot, sequence, serial),
+            None => table.take(serial),
+        };
+        let Some((slot, seq)) = taken else {
             self.pages_of(group).give_back(&extents);
             return Err(Failure::errno(ENOSPC));
         };

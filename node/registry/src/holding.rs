@@ -49,6 +49,7 @@ impl Registry {
                 });
             }
         }
+        self.doom_if_forced(serial, fx);
         self.settle(serial, fx);
     }
 

@@ -11,6 +11,7 @@
 //! | [`registry`] | the state, which command goes where, what the daemon may ask |
 //! | `life` | domains, clients, forks: how they come and go, and what they leave behind |
 //! | `get`, `attach`, `control`, `share` | what requests do |
+//! | `limits` | limits changed while the daemon runs |
 //! | `groups` | which group a construct, a key or a domain belongs to |
 //! | `permission` | who may do what |
 //! | `holding` | who has what, and when nobody has it any more |
@@ -31,6 +32,7 @@ mod groups;
 mod holding;
 mod invariants;
 mod life;
+mod limits;
 mod permission;
 mod pool;
 pub mod registry;

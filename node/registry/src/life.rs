@@ -355,6 +355,7 @@ impl Registry {
         } else if let Some(process) = self.processes.get(&key) {
             let last = process.client;
             self.die(now, last, fx);
+            self.doom_orphans(fx);
         }
         Ok(Done::Nothing)
     }

@@ -21,7 +21,7 @@ fn in_group(who: &Credentials, gid: u32) -> bool {
 
 impl Registry {
     /// Whether the client's domain is the host's own.
-    fn on_host(&self, client: &Client) -> bool {
+    pub(crate) fn on_host(&self, client: &Client) -> bool {
         self.domains
             .get(&client.domain)
             .is_some_and(|d| d.name == self.group.host)

@@ -229,6 +229,7 @@ impl Registry {
                 self.shm_attach(now, client, id, read_only, exec, fx)
             }
             Request::ShmDetach { id } => self.shm_detach(now, client, id, fx),
+            Request::SetLimit { setting, values } => self.set_limit(client, setting, &values, fx),
             Request::ShmSplit { id } => self.shm_split(now, client, id, fx),
             Request::Open { kind, id } => self.open(client, kind, id, fx),
             Request::Close { kind, id } => self.close(client, kind, id, fx),

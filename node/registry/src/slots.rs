@@ -40,6 +40,19 @@ impl Table {
         Some((slot, sequence))
     }
 
+    /// Takes the first free slot from `from` on, with this sequence number.
+    pub(crate) fn take_from(&mut self, from: u32, sequence: u16, serial: u64) -> Option<(u32, u16)> {
+        let slot = (from..SLOTS).find(|slot| !self.slots.contains_key(slot))?;
+        while self.sequences.len() as u32 <= slot {
+            self.free.push_back(self.sequences.len() as u32);
+            self.sequences.push(0);
+        }
+        self.free.retain(|&free| free != slot);
+        *self.sequences.get_mut(slot as usize)? = sequence;
+        self.slots.insert(slot, serial);
+        Some((slot, sequence))
+    }
+
     /// Frees a slot.
     pub(crate) fn free(&mut self, slot: u32) {
         if self.slots.remove(&slot).is_some() {

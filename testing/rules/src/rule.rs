@@ -64,10 +64,11 @@ pub struct Step {
     pub expected: Option<String>,
 }
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("shm.rules", include_str!("../rules/shm.rules")),
     ("sem.rules", include_str!("../rules/sem.rules")),
     ("msg.rules", include_str!("../rules/msg.rules")),
+    ("limits.rules", include_str!("../rules/limits.rules")),
     ("everywhere.rules", include_str!("../rules/everywhere.rules")),
 ];
 

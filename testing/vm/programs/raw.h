@@ -3,14 +3,30 @@
  * Answers with more than one value name them (`mode=600`), so that a reader can compare what means the same
  * everywhere and leave out what cannot.
  */
+#include <fcntl.h>
 #include <grp.h>
 #include <sys/prctl.h>
 
 
+/* A pointer by word: null, bad (among the first addresses), wild (where nothing is mapped), torn (the end of a page behind which
+ * nothing is mapped), constant (can only be read). */
 static void *pointer(const char *text, void *good)
 {
+	static char *pages;
 	if (!text || !strcmp(text, "good"))
 		return good;
+	if (!pages) {
+		pages = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		munmap(pages + 4096, 4096);
+		mprotect(pages + 2 * 4096, 4096, PROT_READ);
+	}
+	memcpy(pages + 4096 - 12, &(long){1}, sizeof(long)); /* a message's type, where that is asked for */
+	if (!strcmp(text, "wild"))
+		return (void *)0x123456789000;
+	if (!strcmp(text, "torn"))
+		return pages + 4096 - 12;
+	if (!strcmp(text, "constant"))
+		return pages + 2 * 4096;
 	return !strcmp(text, "null") ? NULL : (void *)8;
 }
 
@@ -363,6 +379,16 @@ static int raw_life(const char *verb, char **w, int count, char **argv)
 		for (int i = 0; found && i < columns; i++)
 			say(" %s=%s", title[i], field[i]);
 		say(found ? "\n" : " absent\n");
+	} else if (!strcmp(verb, "write")) { /* write PATH WORD...: the words, as sysctl writes them */
+		int file = open(w[0], O_WRONLY), length = 0;
+		for (int i = 1; i < count; i++)
+			length += snprintf(line + length, sizeof line - length, "%s ", w[i]);
+		ssize_t written = file < 0 ? -1 : write(file, line, length);
+		int why = errno;
+		if (file >= 0)
+			close(file);
+		errno = why;
+		answer(written < 0 ? -1 : 0);
 	} else if (!strcmp(verb, "read")) { /* read PATH: its first line */
 		FILE *file = fopen(w[0], "r");
 		if (!file)

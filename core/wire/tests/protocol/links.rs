@@ -132,7 +132,11 @@ proptest! {
             world.front.send(&Up::Heartbeat);
             world.settle();
         }
-        let last = Down::Heartbeat { seconds: seed };
+        let last = Down::Heartbeat {
+            seconds: seed,
+            msgmax: 8192,
+            semopm: 500,
+        };
         world.back.send(&last);
         world.settle();
         prop_assert!(world.got_down.last() == Some(&last), "the stream is stuck");

@@ -396,6 +396,9 @@ impl Backend {
 
     /// Once a second: a sign of life to every guest, and a look at those that give none.
     pub(super) fn heartbeats(&mut self, seconds: u64) {
+        let limits = self.registry.group().limits;
+        let (msgmax, semopm) = (limits.msgmax, limits.semopm);
+        self.time.set_limits(msgmax, semopm);
         let numbers: Vec<u32> = self.guests.keys().copied().collect();
         for number in numbers {
             let Some(guest) = self.guests.get_mut(&number) else {
@@ -408,7 +411,11 @@ impl Backend {
             let down = if guest.ask_again {
                 Down::Restarted
             } else {
-                Down::Heartbeat { seconds }
+                Down::Heartbeat {
+                    seconds,
+                    msgmax,
+                    semopm,
+                }
             };
             // Who does not read gets no more to read.
             if (guest.greeted || guest.ask_again) && !guest.stream.is_behind() {

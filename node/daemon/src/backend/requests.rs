@@ -293,6 +293,7 @@ impl Backend {
             Request::OnBehalf { operation, .. } => Some(operation.clone()),
             _ => None,
         };
+        let limits = matches!(body, Request::SetLimit { .. });
         let kind = match &body {
             Request::Info { kind } => Some(*kind),
             _ => None,
@@ -311,6 +312,9 @@ impl Backend {
                 done
             }
         };
+        if limits {
+            self.heartbeats(pages::now());
+        }
         match done {
             Err(failure) => (Err(failure), None),
             Ok(Done::Nothing) => (Ok(Reply::Done), None),

@@ -166,6 +166,8 @@ impl Backend {
         };
         backend.time.tick(now);
         backend.time.set_restarts(restarts);
+        let limits = backend.registry.group().limits;
+        backend.time.set_limits(limits.msgmax, limits.semopm);
         backend.keeper.keep(TIME, backend.time.file());
         backend.keeper.keep(LOG, backend.journal.file());
         // A former life had the keeper hold what there was then.

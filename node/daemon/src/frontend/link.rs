@@ -149,7 +149,14 @@ impl Frontend {
                 tracing::warn!("the back-end was restarted");
                 self.greet();
             }
-            Down::Heartbeat { seconds } => self.time.tick(seconds),
+            Down::Heartbeat {
+                seconds,
+                msgmax,
+                semopm,
+            } => {
+                self.time.tick(seconds);
+                self.time.set_limits(msgmax, semopm);
+            }
             Down::Goodbye => {
                 tracing::warn!("the back-end has stopped: ending");
                 self.end = Some(Ok(()));

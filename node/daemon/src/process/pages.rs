@@ -9,7 +9,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
-use vshmem_wire::pages::{ENTRY, RESTARTS_AT, SECONDS_AT, TICKETS};
+use vshmem_wire::pages::{ENTRY, MSGMAX_AT, RESTARTS_AT, SECONDS_AT, SEMOPM_AT, TICKETS};
 use vshmem_words::{Mapping, Ordering, Words};
 
 /// Bytes of the time page.
@@ -82,6 +82,14 @@ impl TimePage {
     /// Writes the seconds.
     pub(crate) fn tick(&self, seconds: u64) {
         self.words.store64(SECONDS_AT, seconds, Ordering::Relaxed);
+    }
+
+    /// Writes the limits that clients keep themselves.
+    pub(crate) fn set_limits(&self, msgmax: u32, semopm: u32) {
+        self.words
+            .store32(MSGMAX_AT, msgmax.saturating_add(1), Ordering::Relaxed);
+        self.words
+            .store32(SEMOPM_AT, semopm.saturating_add(1), Ordering::Relaxed);
     }
 
     /// The seconds last written.

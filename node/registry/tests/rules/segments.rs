@@ -1,8 +1,8 @@
 //! Shared memory.
 
 use crate::group::*;
-use vshmem_registry::{Command, Effect};
-use vshmem_wire::{Kind, Pid, Request, StatBody};
+use vshmem_registry::{Command, Done, Effect};
+use vshmem_wire::{ID_BIT, Kind, Pid, Request, Setting, StatBody};
 
 fn numbers(g: &mut Group, client: u32, id: i32) -> (i64, i64, Pid, Pid) {
     match g.stat(client, Kind::Shm, id).unwrap().body {
@@ -276,4 +276,66 @@ fn a_mapping_that_was_cut_counts_twice_and_only_for_who_has_it() {
     assert_eq!(g.detach(p, id), Ok(()));
     assert_eq!(g.nattch(p, id), 0);
     assert_eq!(g.detach(p, id), Err(EINVAL));
+}
+
+#[test]
+fn limits_are_roots_to_change_and_checked_as_in_linux() {
+    let mut g = Group::new();
+    let (root, p) = (g.process(0), g.process(1000));
+    let mut set = |client, setting, values: &[u64]| {
+        let values = values.to_vec();
+        g.request(client, Request::SetLimit { setting, values }).map(drop)
+    };
+    assert_eq!(set(p, Setting::Shmmni, &[1]), Err(EPERM));
+    assert_eq!(set(root, Setting::Shmmni, &[]), Err(EINVAL));
+    assert_eq!(set(root, Setting::Shmmni, &[32769]), Err(EINVAL));
+    assert_eq!(set(root, Setting::Msgmax, &[1 << 31]), Err(EINVAL));
+    assert_eq!(set(root, Setting::Shmmax, &[u64::MAX]), Ok(()));
+    assert_eq!(set(root, Setting::Sem, &[7, 8]), Ok(()));
+    assert_eq!(set(root, Setting::Sem, &[9, 10, 11, 40_000]), Err(34));
+    assert_eq!(set(root, Setting::Shmmni, &[1]), Ok(()));
+    assert!(g.shmget(p, 7, 4096, CREAT | 0o600).is_ok());
+    assert_eq!(g.shmget(p, 8, 4096, CREAT | 0o600), Err(ENOSPC));
+    let Done::Info(info) = g.request(p, Request::Info { kind: Kind::Sem }).unwrap() else {
+        panic!("no info");
+    };
+    let l = info.limits;
+    assert_eq!(
+        (l.semmsl, l.semmns, l.semopm, l.semmni, l.shmmni),
+        (9, 10, 11, 32_000, 1)
+    );
+}
+
+#[test]
+fn a_wanted_id_is_given_once() {
+    let mut g = Group::new();
+    let root = g.process(0);
+    let wanted = ID_BIT | 77 << 15 | 300;
+    let setting = Setting::NextId(Kind::Shm);
+    let values = vec![wanted as u64];
+    g.request(root, Request::SetLimit { setting, values }).unwrap();
+    assert_eq!(g.shmget(root, 7, 4096, CREAT | 0o600), Ok(wanted));
+    assert_ne!(g.shmget(root, 8, 4096, CREAT | 0o600).unwrap() & 0x7fff, 300);
+}
+
+#[test]
+fn with_rmid_forced_a_segment_goes_with_its_last_attachment_or_its_creator() {
+    let mut g = Group::new();
+    let (root, p, q) = (g.process(0), g.process(1000), g.process(1000));
+    let attached = g.shmget(p, 7, 4096, CREAT | 0o600).unwrap();
+    let alone = g.shmget(p, 8, 4096, CREAT | 0o600).unwrap();
+    let others = g.shmget(q, 9, 4096, CREAT | 0o600).unwrap();
+    g.attach(p, attached).unwrap();
+    let (setting, values) = (Setting::ShmRmidForced, vec![1]);
+    g.request(root, Request::SetLimit { setting, values }).unwrap();
+    assert!(g.stat(p, Kind::Shm, alone).is_ok());
+    g.detach(p, attached).unwrap();
+    assert_eq!(g.stat(p, Kind::Shm, attached).map(drop), Err(EINVAL));
+    g.apply(Command::Gone {
+        client: p,
+        exec: false,
+    })
+    .unwrap();
+    assert_eq!(g.stat(q, Kind::Shm, alone).map(drop), Err(EINVAL));
+    assert!(g.stat(q, Kind::Shm, others).is_ok());
 }
