@@ -44,6 +44,14 @@ pub(crate) fn rows(
     wanted: &dyn Fn(&str) -> bool,
     tell: &mut dyn FnMut(&Row),
 ) -> Result<()> {
+    let emulated = vshmem_port_select::boot(port)?.emulates();
+    let tell: &mut dyn FnMut(&Row) = &mut |row| {
+        if emulated {
+            tell(&row.clone().emulated());
+        } else {
+            tell(row);
+        }
+    };
     if wanted("shm_pingpong") || HANDOFFS.iter().any(|n| wanted(n)) {
         spinning(options, place, port, key, wanted, tell)?;
     }

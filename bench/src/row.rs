@@ -19,6 +19,9 @@ pub struct Row {
     pub baseline_value: f64,
     /// Median of the rounds' ratios `value / baseline`.
     pub ratio: f64,
+    /// What must be known to read the figures, such as `software emulation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// The target for the ratio, and whether it is a lower bound; not part of the JSON.
     #[serde(skip)]
     pub target: Option<Target>,
@@ -54,6 +57,7 @@ impl Row {
             baseline: baseline.into(),
             baseline_value: median(rounds.iter().map(|r| r.1)),
             ratio: median(rounds.iter().map(|r| r.0 / r.1)),
+            note: None,
             target: None,
         }
     }
@@ -61,6 +65,13 @@ impl Row {
     /// The row with a target.
     pub fn target(mut self, target: Target) -> Row {
         self.target = Some(target);
+        self
+    }
+
+    /// The row of guests whose instructions are run by software: a target that is meant for a processor is none for them.
+    pub fn emulated(mut self) -> Row {
+        self.note = Some("software emulation".into());
+        self.target = None;
         self
     }
 
@@ -79,13 +90,17 @@ impl Row {
             Some(Target::AtLeast(least)) => format!(">= {least}"),
             None => String::new(),
         };
+        let note = self
+            .note
+            .as_ref()
+            .map_or(String::new(), |note| format!(" ({note})"));
         let mark = if self.target.is_some_and(|t| !t.met(self.ratio)) {
             " (missed)"
         } else {
             ""
         };
         format!(
-            "{:<24} {:<10} {:>9.1} {:<4} {:>8.1} {:<4} {:>5.3}  {:<9} {}{mark}",
+            "{:<24} {:<10} {:>9.1} {:<4} {:>8.1} {:<4} {:>5.3}  {:<9} {}{note}{mark}",
             self.name,
             self.domains,
             self.value,
@@ -136,6 +151,19 @@ mod tests {
         ] {
             assert!(json.get(field).is_some(), "{field}");
         }
+    }
+
+    #[test]
+    fn emulation_is_told_and_has_no_target() {
+        let row = Row::from_rounds("x", "q", "ns", "b", &[(1.0, 1.0)])
+            .target(Target::AtMost(0.1))
+            .emulated();
+        assert!(row.line().contains("(software emulation)") && !row.line().contains("missed"));
+        assert!(
+            serde_json::to_string(&row)
+                .unwrap()
+                .contains("software emulation")
+        );
     }
 
     #[test]

@@ -39,7 +39,7 @@ Examples:
   vshmem bench micro --only sem_ --rounds 9
   vshmem bench micro --guests none --json
 
-With --json one object a line: {\"name\", \"domains\", \"value\", \"unit\", \"baseline\", \"baseline_value\", \"ratio\"}.")]
+With --json one object a line: {\"name\", \"domains\", \"value\", \"unit\", \"baseline\", \"baseline_value\", \"ratio\"}, and {\"note\"} where there is one.")]
 struct Micro {
     /// Rounds of each comparison
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]

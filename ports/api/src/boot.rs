@@ -105,6 +105,11 @@ pub trait Boot: Send + Sync {
     /// [`BootError::NotInstalled`] and [`BootError::Unsupported`], with what to do about it.
     fn check(&self) -> Result<(), BootError>;
 
+    /// Whether software runs the guests' instructions here instead of the processor: what is measured in them says little of the hardware.
+    fn emulates(&self) -> bool {
+        false
+    }
+
     /// Gets what is missing and can be had without installing anything, such as a kernel from the distribution's archive. May take a while.
     ///
     /// # Errors

@@ -81,6 +81,10 @@ impl Boot for QemuBoot {
         }
     }
 
+    fn emulates(&self) -> bool {
+        qemu().is_ok_and(|qemu| accelerator::find(&qemu) != Accelerator::Kvm)
+    }
+
     fn prepare(&self) -> Result<(), BootError> {
         kernel::find_or_fetch(None)
             .map(drop)
