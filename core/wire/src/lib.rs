@@ -27,7 +27,7 @@ pub mod types;
 
 pub use codec::{Deframer, WireError, decode, encode, frame};
 pub use link::Link;
-pub use request::{Answer, Envelope, Failure, Reply, Request, Verdict};
+pub use request::{Answer, Doors, Envelope, Failure, Reply, Request, Verdict};
 pub use stream::{Down, Up};
 pub use types::*;
 

@@ -274,6 +274,14 @@ pub enum Request {
         /// Port name.
         port: String,
     },
+    /// Somebody else is about to start a machine: makes the sockets that its hypervisor connects to, unless they are there. For root and the daemon's own
+    /// user. Answered by [`Reply::DomainOpen`].
+    OpenDomain {
+        /// Domain name.
+        name: String,
+        /// Port name.
+        port: String,
+    },
     /// What the back-end says of itself.
     Status,
     /// Nothing: measures a round trip.
@@ -361,6 +369,8 @@ pub enum Reply {
         /// Size of the pool in bytes.
         pool_bytes: u64,
     },
+    /// To OpenDomain.
+    DomainOpen(Doors),
     /// To OnBehalf: a value.
     Value(i64),
     /// To OnBehalf GETALL.
@@ -376,6 +386,29 @@ pub enum Reply {
     Status(Status),
     /// It is done.
     Done,
+}
+
+/// Where the hypervisor of a machine that somebody else starts finds what it needs: paths on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doors {
+    /// Socket of the byte stream to the back-end.
+    pub control: String,
+    /// Socket of the port's device server.
+    pub device: String,
+    /// The pool as a file, for hypervisors of root and of the daemon's own user.
+    pub pool: String,
+    /// Size of the pool in bytes.
+    pub pool_bytes: u64,
+    /// Interrupt vectors of each device.
+    pub vectors: u16,
+    /// The configuration names the domain: its sockets are there after a restart of the host, too.
+    pub configured: bool,
+    /// Permission bits of the sockets.
+    pub mode: u32,
+    /// Owner of the sockets.
+    pub uid: u32,
+    /// Group of the sockets.
+    pub gid: u32,
 }
 
 /// What a client is told first.

@@ -2,7 +2,7 @@
 
 use crate::config::SocketConfig;
 use anyhow::{Context, bail};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io::ErrorKind;
@@ -13,6 +13,10 @@ use std::path::{Path, PathBuf};
 pub const MAIN: &str = "vshmem.sock";
 /// Folder of the local domains' sockets.
 pub const DOMAINS: &str = "domains";
+/// Folder of the sockets for machines that somebody else starts, one folder a domain.
+pub(crate) const MACHINES: &str = "machines";
+/// Name of the pool, as a file, for their hypervisors.
+pub(crate) const POOL: &str = "pool";
 /// Name of the lock file.
 pub(crate) const LOCK: &str = "lock";
 
@@ -78,13 +82,42 @@ pub(crate) fn path(dir: &Path, domain: Option<&str>) -> PathBuf {
     }
 }
 
-/// Listens on a socket at `path`, in place of what a daemon that did not end cleanly may have left there.
+/// Listens for clients on a socket at `path`, in place of what a daemon that did not end cleanly may have left there.
 pub(crate) fn listen(path: &Path, config: &SocketConfig) -> anyhow::Result<OwnedFd> {
+    listen_for(path, config, SocketType::SEQPACKET)
+}
+
+/// The path of one of the sockets for a domain's hypervisor.
+pub(crate) fn machine_path(dir: &Path, domain: &str, socket: &str) -> PathBuf {
+    dir.join(MACHINES).join(domain).join(format!("{socket}.sock"))
+}
+
+/// Listens for hypervisors, in the same manner, in a folder that is made.
+pub(crate) fn listen_for_machine(path: &Path, config: &SocketConfig) -> anyhow::Result<OwnedFd> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        for folder in folder.ancestors().take(2) {
+            let _ = std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755));
+        }
+    }
+    listen_for(path, config, SocketType::STREAM)
+}
+
+/// Makes `pool` in the runtime directory lead to a descriptor of this process, in one step: whoever opens it opens the pool.
+pub(crate) fn link_pool(dir: &Path, descriptor: BorrowedFd<'_>) -> anyhow::Result<()> {
+    let target = format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd());
+    let (new, path) = (dir.join(format!("{POOL}.new")), dir.join(POOL));
+    remove(&new);
+    std::os::unix::fs::symlink(target, &new)
+        .and_then(|()| std::fs::rename(&new, &path))
+        .with_context(|| format!("making {}", path.display()))
+}
+
+fn listen_for(path: &Path, config: &SocketConfig, kind: SocketType) -> anyhow::Result<OwnedFd> {
     let said = || format!("listening on {}", path.display());
     remove(path);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-        .with_context(said)?;
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).with_context(said)?;
     let address = SocketAddrUnix::new(path).with_context(|| {
         format!(
             "{} is no possible name of a socket (107 bytes at most)",
@@ -111,6 +144,8 @@ pub(crate) fn remove(path: &Path) {
 
 /// Removes what a daemon made in its runtime directory, and the directory if it made that, too, and nothing else is in it.
 pub(crate) fn clear(dir: &Path, made: bool) {
+    let _ = std::fs::remove_dir_all(dir.join(MACHINES));
+    let _ = std::fs::remove_file(dir.join(POOL));
     let _ = std::fs::remove_file(dir.join(LOCK));
     let _ = std::fs::remove_dir(dir.join(DOMAINS));
     if made {

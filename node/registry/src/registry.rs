@@ -260,6 +260,7 @@ impl Registry {
             | Request::Tickets { .. }
             | Request::ForkPrepare
             | Request::AttachDomain { .. }
+            | Request::OpenDomain { .. }
             | Request::Status
             | Request::Ping => Err(Failure::because(
                 ENOSYS,

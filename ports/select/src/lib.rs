@@ -3,16 +3,19 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `boot` | the ports that start machines of their own, by name |
+//! | `device` | the ports whose machines somebody else may start |
 //! | `guest` | the port of a front-end, by name or by looking around |
 //! | `store` | where construct memory comes from |
 //! | `survey` | which ports work here, and what to do about those that do not |
 
 mod boot;
+mod device;
 mod guest;
 mod store;
 mod survey;
 
 pub use boot::{BOOTABLE, boot, inside, joins_by};
+pub use device::{SERVED, device_server};
 pub use guest::{GUESTS, guest, local_guest};
 pub use store::{file_store, pool_store};
 pub use survey::{Finding, survey};

@@ -102,15 +102,46 @@ impl Backend {
         port: String,
         stream: Option<OwnedFd>,
     ) -> Result<(Reply, OwnedFd), Failure> {
+        self.check_may_bring_in(client)?;
+        let bytes = self.pool_bytes()?;
+        let stream =
+            stream.ok_or_else(|| Failure::because(libc::EINVAL, "no stream came with the request"))?;
+        let (pool, _) = self
+            .stores
+            .of(0)
+            .descriptor(Serial(0), true)
+            .map_err(|e| Failure::because(libc::ENOMEM, format!("the pool cannot be opened: {e}")))?;
+        let domain = self.bring_in(name, port, stream)?;
+        let ready = Reply::DomainReady {
+            domain,
+            pool_bytes: bytes,
+        };
+        Ok((ready, pool))
+    }
+
+    /// Bringing guests in is for some only.
+    pub(super) fn check_may_bring_in(&self, client: u32) -> Result<(), Failure> {
         let uid = self.clients.uid(client);
         if uid != Some(0) && uid != Some(rustix::process::geteuid().as_raw()) {
             let why = "only root and the daemon's own user may bring a guest in";
             return Err(Failure::because(libc::EPERM, why));
         }
-        let Reach::Pool { bytes } = self.stores.of(0).reach() else {
-            let why = "this group's memory is a file per construct, which a guest cannot reach: set memory = \"pool\"";
-            return Err(Failure::because(libc::EOPNOTSUPP, why));
-        };
+        Ok(())
+    }
+
+    /// The size of the pool, which a guest must have.
+    pub(super) fn pool_bytes(&self) -> Result<u64, Failure> {
+        match self.stores.of(0).reach() {
+            Reach::Pool { bytes } => Ok(bytes),
+            Reach::PerConstruct => {
+                let why = "this group's memory is a file per construct, which a guest cannot reach: set memory = \"pool\"";
+                Err(Failure::because(libc::EOPNOTSUPP, why))
+            }
+        }
+    }
+
+    /// Makes the domain of a guest whose stream is there; gives its number.
+    pub(super) fn bring_in(&mut self, name: String, port: String, stream: OwnedFd) -> Result<u16, Failure> {
         if !is_domain_name(&name) || port == start::LOCAL && name == start::HOST {
             let why = format!("{name:?} is no name for a guest: letters, digits, dots, dashes, underlines");
             return Err(Failure::because(libc::EINVAL, why));
@@ -119,16 +150,9 @@ impl Backend {
             let why = format!("there is a domain {name:?} already: end it first, or take another name");
             return Err(Failure::because(libc::EEXIST, why));
         }
-        let stream =
-            stream.ok_or_else(|| Failure::because(libc::EINVAL, "no stream came with the request"))?;
         let unusable =
             |e: std::io::Error| Failure::because(libc::EINVAL, format!("the stream cannot be used: {e}"));
         let stream = Stream::paced(stream, false).map_err(unusable)?;
-        let (pool, _) = self
-            .stores
-            .of(0)
-            .descriptor(Serial(0), true)
-            .map_err(|e| Failure::because(libc::ENOMEM, format!("the pool cannot be opened: {e}")))?;
         let command = Command::DomainUp {
             name: name.clone(),
             port: port.clone(),
@@ -142,11 +166,7 @@ impl Backend {
         let mut guest = Guest::new(number, space, name, port, stream);
         guest.session = new_session().map_err(unusable)?;
         self.add_guest(guest).map_err(unusable)?;
-        let ready = Reply::DomainReady {
-            domain: number,
-            pool_bytes: bytes,
-        };
-        Ok((ready, pool))
+        Ok(number)
     }
 
     /// Watches a guest's stream, and has the keeper hold it.
@@ -239,12 +259,16 @@ impl Backend {
             Up::Request { client, seq, body } => {
                 let body = match (self.is_of(client, domain), body) {
                     (false, _) => Err(Failure::errno(libc::ESTALE)),
-                    (true, Request::AttachDomain { .. } | Request::ForkPrepare | Request::Hello { .. }) => {
-                        Err(Failure::because(
-                            libc::EPERM,
-                            "not a request for a guest's client",
-                        ))
-                    }
+                    (
+                        true,
+                        Request::AttachDomain { .. }
+                        | Request::OpenDomain { .. }
+                        | Request::ForkPrepare
+                        | Request::Hello { .. },
+                    ) => Err(Failure::because(
+                        libc::EPERM,
+                        "not a request for a guest's client",
+                    )),
                     (true, body) => self.request(client, seq, body).0,
                 };
                 return self.tell(number, &Down::Answer { client, seq, body });

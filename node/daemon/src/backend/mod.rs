@@ -8,6 +8,7 @@
 //! | [`start`] | a first life, or one that follows another; the end |
 //! | [`requests`] | local clients' hellos and requests |
 //! | [`guests`] | guests' streams |
+//! | [`machines`] | sockets for machines that somebody else starts |
 //! | [`effects`] | what the registry wants done to construct memory |
 //! | [`stat`], [`behalf`] | reading and operating on sets and queues |
 //! | [`stores`] | where the memory of which group is |
@@ -16,6 +17,7 @@
 mod behalf;
 mod effects;
 mod guests;
+mod machines;
 mod memory;
 mod requests;
 mod start;
@@ -32,6 +34,7 @@ use crate::process::pages::{self, TimePage};
 use crate::process::reactor::{Reactor, Ready, Token};
 use anyhow::Context;
 use guests::Guest;
+use machines::Machines;
 use memory::Mappings;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
@@ -97,6 +100,7 @@ struct Backend {
     doors: Vec<Door>,
     guests: BTreeMap<u32, Guest>,
     next_guest: u32,
+    machines: Machines,
     registry: Registry,
     stores: Stores,
     /// The whole pool: sets and queues in it, and sleepers of space 0 to be woken on behalf of guests, are reached through it.
@@ -150,6 +154,8 @@ impl Backend {
             Token::Keeper => self.keeper_said(),
             Token::Signal => self.stopping |= crate::process::signals::came(&self.signals),
             Token::Clock => self.second(&mut events),
+            Token::Machine(door) => self.machine_connects(door),
+            Token::Device(server) => self.serve_devices(server),
             // Only a front-end has sleepers to look at.
             Token::Look => {}
         }
@@ -174,6 +180,7 @@ impl Backend {
         self.time.tick(seconds);
         self.clients.expire(&self.reactor, events);
         self.heartbeats(seconds);
+        self.machines_second();
         self.heap.second();
         if self.keeper.socket().is_none() && self.clients.connections() == 0 && self.guests.is_empty() {
             let since = *self.alone_since.get_or_insert_with(Instant::now);

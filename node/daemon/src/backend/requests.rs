@@ -224,6 +224,7 @@ impl Backend {
                     Err(failure) => (Err(failure), Vec::new()),
                 }
             }
+            Request::OpenDomain { name, port } => (self.open_domain(client, &name, &port), Vec::new()),
             body => {
                 let (verdict, memory) = self.request(client, seq, body);
                 self.with_descriptor(verdict, memory)

@@ -1,6 +1,7 @@
 //! The back-end's start, after nobody or after a former life of itself, and its end.
 
 use super::guests::Guest;
+use super::machines::Machines;
 use super::memory::Mappings;
 use super::stores::Stores;
 use super::{Backend, Door, Entry, EntryRef};
@@ -33,6 +34,10 @@ const DOOR: &str = "door/";
 const GREETED: &str = "greeted/";
 const ATTACHED: &str = "attached/";
 const FORK: &str = "fork/";
+/// Listening sockets for hypervisors.
+pub(super) const MACHINE: &str = "machine/";
+/// What ports' device servers hold.
+pub(super) const DEVICE: &str = "device/";
 
 /// The name under which a fork's socket is kept.
 pub(super) fn fork_name(fork: u64, domain: u16) -> String {
@@ -139,6 +144,7 @@ impl Backend {
             doors: Vec::new(),
             guests: BTreeMap::new(),
             next_guest: 1,
+            machines: Machines::default(),
             registry,
             pool: map_pool(stores.of(0))?,
             stores,
@@ -176,6 +182,8 @@ impl Backend {
             backend.warn_of_few_files();
         }
         backend.watch_all()?;
+        // The main socket comes last: whoever finds it finds the others.
+        backend.open_machines(&mut kept)?;
         backend.open_doors(&mut kept)?;
         if restarts > 0 {
             backend.resume(kept, again);

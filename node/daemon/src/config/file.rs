@@ -11,6 +11,10 @@ use toml::Spanned;
 use vshmem_registry::{Quota, Uids};
 use vshmem_wire::Limits;
 
+/// The port of domains of the host's kernel.
+const LOCAL: &str = "local";
+/// Most interrupt vectors of a device.
+const MOST_VECTORS: u16 = 64;
 /// The smallest pool that is of any use.
 const LEAST_POOL: u64 = 1 << 20;
 
@@ -21,6 +25,7 @@ pub(super) struct File {
     log: Option<String>,
     connections_per_user: Option<u32>,
     socket: Option<Socket>,
+    machines: Option<Machines>,
     group: Option<Group>,
     groups: Vec<GroupTable>,
     limits: Option<LimitsTable>,
@@ -34,6 +39,47 @@ struct Socket {
     mode: Option<Mode>,
     owner: Option<User>,
     group: Option<User>,
+}
+
+impl Socket {
+    fn over(&self, socket: &mut super::SocketConfig, table: &str) -> anyhow::Result<()> {
+        socket.mode = self.mode.map_or(socket.mode, |m| m.0);
+        let number = |user: &Option<User>, file, field: &str| {
+            let number = user.as_ref().map(|u| u.number(file)).transpose();
+            number.with_context(|| format!("{table}.{field}"))
+        };
+        socket.uid = number(&self.owner, "/etc/passwd", "owner")?;
+        socket.gid = number(&self.group, "/etc/group", "group")?;
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Machines {
+    mode: Option<Mode>,
+    owner: Option<User>,
+    group: Option<User>,
+    vectors: Option<u16>,
+}
+
+impl Machines {
+    fn over(self, machines: &mut super::Machines) -> anyhow::Result<()> {
+        let Machines {
+            mode,
+            owner,
+            group,
+            vectors,
+        } = self;
+        Socket { mode, owner, group }.over(&mut machines.socket, "machines")?;
+        machines.vectors = vectors.unwrap_or(machines.vectors);
+        ensure!(
+            (1..=MOST_VECTORS).contains(&machines.vectors),
+            "machines.vectors is {}: 1 to {MOST_VECTORS}",
+            machines.vectors
+        );
+        Ok(())
+    }
 }
 
 /// Permission bits, written in octal digits: "0660".
@@ -188,10 +234,10 @@ impl File {
             config.connections_per_user = most as usize;
         }
         if let Some(socket) = &self.socket {
-            config.socket.mode = socket.mode.map_or(config.socket.mode, |m| m.0);
-            let number = |user: &Option<User>, table| user.as_ref().map(|u| u.number(table)).transpose();
-            config.socket.uid = number(&socket.owner, "/etc/passwd").context("socket.owner")?;
-            config.socket.gid = number(&socket.group, "/etc/group").context("socket.group")?;
+            socket.over(&mut config.socket, "socket")?;
+        }
+        if let Some(machines) = self.machines {
+            machines.over(&mut config.machines)?;
         }
         if let Some(group) = self.group {
             group.over(&mut config.group)?;
@@ -264,7 +310,8 @@ impl DomainTable {
             }
         }
         Ok(Domain {
-            local: self.port.as_deref().is_none_or(|port| port == "local"),
+            local: self.port.as_deref().is_none_or(|port| port == LOCAL),
+            port: self.port.unwrap_or_else(|| LOCAL.into()),
             quota: self.quota.map(Into::into),
             keys: self.keys,
         })

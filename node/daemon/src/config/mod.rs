@@ -40,6 +40,17 @@ pub(crate) struct Config {
     pub(crate) memberships: BTreeMap<String, Membership>,
     /// Domains that the file mentions, by name.
     pub(crate) domains: BTreeMap<String, Domain>,
+    /// For machines that somebody else starts.
+    pub(crate) machines: Machines,
+}
+
+/// What machines that somebody else starts are given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Machines {
+    /// The sockets that their hypervisors connect to.
+    pub(crate) socket: SocketConfig,
+    /// Interrupt vectors of each device.
+    pub(crate) vectors: u16,
 }
 
 /// The listening sockets.
@@ -80,6 +91,8 @@ pub(crate) struct Group {
 pub(crate) struct Domain {
     /// It has a listening socket of its own.
     pub(crate) local: bool,
+    /// Its port.
+    pub(crate) port: String,
     pub(crate) quota: Option<Quota>,
     pub(crate) keys: Option<String>,
 }
@@ -109,6 +122,14 @@ impl Config {
             more: Vec::new(),
             memberships: BTreeMap::new(),
             domains: BTreeMap::new(),
+            machines: Machines {
+                socket: SocketConfig {
+                    mode: 0o600,
+                    uid: None,
+                    gid: None,
+                },
+                vectors: 1,
+            },
         }
     }
 
@@ -157,6 +178,12 @@ impl Config {
             .iter()
             .filter(|(name, d)| d.local && *name != crate::backend::HOST)
             .map(|(name, _)| name.as_str())
+    }
+
+    /// Domains with a kernel of their own, and their ports.
+    pub(crate) fn guests(&self) -> impl Iterator<Item = (&str, &str)> {
+        let guests = self.domains.iter().filter(|(_, domain)| !domain.local);
+        guests.map(|(name, domain)| (name.as_str(), domain.port.as_str()))
     }
 
     /// Which keys a domain's processes should find in Vshmem.

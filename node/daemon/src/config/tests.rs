@@ -39,6 +39,9 @@ fn the_examples_commented_settings_are_known_too() {
     let config = read(&text).unwrap();
     assert_eq!(config.group.limits.msgmax, 8192);
     assert_eq!(config.more.len(), 1);
+    assert_eq!(config.guests().last(), Some(("web", "uml")));
+    assert!(config.guests().any(|guest| guest == ("db", "ivshmem")));
+    assert_eq!((config.machines.socket.mode, config.machines.vectors), (0o600, 1));
     assert_eq!(config.registry_group().route("batch", 0x5000), 1);
 }
 
@@ -74,6 +77,8 @@ fn what_does_not_fit_together_is_refused() {
     assert!(complaint("[[domain]]\nname = \"a/b\"\n").contains("no name"));
     assert!(complaint("[[domain]]\nname = \"a\"\nport = \"vmware\"\n").contains("uml"));
     assert!(complaint("[[domain]]\nname = \"a\"\n[[domain]]\nname = \"a\"\n").contains("twice"));
+    assert!(complaint("[machines]\nvectors = 0\n").contains("machines.vectors"));
+    assert!(complaint("[machines]\ngroup = \"no-such-group\"\n").contains("machines.group"));
     assert!(complaint("[socket]\nowner = \"nobody-of-this-name\"\n").contains("/etc/passwd"));
 }
 

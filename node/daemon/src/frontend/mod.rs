@@ -153,6 +153,8 @@ impl Frontend {
                 self.looks.came();
                 self.sleepers.look();
             }
+            // Only a back-end has these.
+            Token::Machine(_) | Token::Device(_) => {}
         }
         self.deal_with(events);
     }

@@ -16,6 +16,10 @@ pub(crate) enum Token {
     Process(u32),
     /// A guest's stream (back-end) or the stream to the back-end (front-end).
     Stream(u32),
+    /// A listening socket for hypervisors, by index.
+    Machine(u32),
+    /// A port's device server, by index.
+    Device(u32),
     /// The socket to the keeper.
     Keeper,
     /// Signals.
@@ -37,6 +41,8 @@ impl Token {
             Token::Signal => (6, 0),
             Token::Clock => (7, 0),
             Token::Look => (8, 0),
+            Token::Machine(n) => (9, n),
+            Token::Device(n) => (10, n),
         };
         kind << 32 | u64::from(number)
     }
@@ -52,6 +58,8 @@ impl Token {
             6 => Token::Signal,
             7 => Token::Clock,
             8 => Token::Look,
+            9 => Token::Machine(number),
+            10 => Token::Device(number),
             _ => return None,
         })
     }

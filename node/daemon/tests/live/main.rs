@@ -5,6 +5,8 @@
 //! | `hello` | who gets in, and what becomes of rubbish |
 //! | `constructs` | constructs between two clients, quotas, a full pool |
 //! | `death` | clients that die, daemons that are killed, a clean stop |
+//! | `machines` | sockets for machines that somebody else starts |
+//! | `qemu` | the same, with QEMU at them |
 //! | `front_end` | a front-end and its clients, without a virtual machine |
 //!
 //! Each test has a runtime directory of its own and ends what it started.
@@ -16,6 +18,8 @@ mod groups;
 mod harness;
 mod hello;
 mod helper;
+mod machines;
+mod qemu;
 #[path = "../../src/process/socket.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod socket;

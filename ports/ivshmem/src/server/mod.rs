@@ -6,21 +6,23 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `roster` | who knows of whom, and what each is told next; no sockets |
+//! | `ledger` | the same, written down for a successor |
 //! | `message` | one message on a socket |
 //!
-//! **Restart.** Each peer's socket and events are held by [`Hold`] before the peer is told anything, under names that say how far it is: see `roster`. A
-//! successor finds them and goes on; the hypervisors notice nothing. Names: `peer/NUMBER/STANDING/DOMAIN`, `vector/NUMBER/VECTOR`, `gone/NUMBER`. A new name
-//! is held before the old one is let go; of two names for one peer the more cautious is believed.
+//! **Restart.** Each peer's socket and events are held by [`Hold`] before the peer is told anything, and the ledger says what it was told. A successor goes on with
+//! the next message; the hypervisors notice nothing. Names: `ledger`, `peer/PLACE/DOMAIN`, `vector/PLACE/VECTOR`.
 //!
 //! **Limits.** So many devices a domain ([`MOST_OF_A_DOMAIN`]) and in all ([`MOST`]); a peer that does not read costs nothing more than what the roster knows of
 //! it, and during set-up it has [`PATIENCE`].
 
+mod ledger;
 mod message;
 mod roster;
 #[cfg(test)]
 mod tests;
 
-use roster::{Id, Message, Roster, Standing};
+use ledger::Ledger;
+use roster::{Message, Place, Roster};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -32,7 +34,7 @@ use vshmem_port::device::{DeviceServer, Hold};
 /// Most devices of one domain.
 pub const MOST_OF_A_DOMAIN: usize = 8;
 /// Most devices in all.
-pub const MOST: u16 = 512;
+pub const MOST: u16 = ledger::PLACES;
 /// Most interrupt vectors of a device.
 pub const MOST_VECTORS: u16 = 64;
 /// How long a device's set-up may take.
@@ -44,8 +46,6 @@ struct Peer {
     domain: String,
     socket: OwnedFd,
     vectors: Vec<OwnedFd>,
-    /// The name under which its socket is held.
-    name: String,
     since: Instant,
     /// It is watched for room.
     blocked: bool,
@@ -57,27 +57,21 @@ struct Peer {
 #[derive(Debug)]
 pub struct IvshmemServer {
     pool: OwnedFd,
-    vectors: u16,
+    vectors: u8,
     epoll: OwnedFd,
-    peers: BTreeMap<Id, Peer>,
+    peers: BTreeMap<Place, Peer>,
     roster: Roster,
 }
 
-fn name(id: Id, standing: Standing, domain: &str) -> String {
-    let standing = match standing {
-        Standing::SetUp => "set-up",
-        Standing::Arriving => "arriving",
-        Standing::Settled => "settled",
-    };
-    format!("peer/{id}/{standing}/{domain}")
+/// The name under which the ledger is held.
+const LEDGER: &str = "ledger";
+
+fn peer_name(place: Place, domain: &str) -> String {
+    format!("peer/{place}/{domain}")
 }
 
-fn vector_name(id: Id, vector: usize) -> String {
-    format!("vector/{id}/{vector}")
-}
-
-fn gone_name(id: Id) -> String {
-    format!("gone/{id}")
+fn vector_name(place: Place, vector: usize) -> String {
+    format!("vector/{place}/{vector}")
 }
 
 fn events(blocked: bool) -> epoll::EventFlags {
@@ -91,20 +85,8 @@ fn events(blocked: bool) -> epoll::EventFlags {
 /// What was held of one peer.
 #[derive(Default)]
 struct Held {
-    sockets: BTreeMap<&'static str, (String, OwnedFd)>,
-    vectors: BTreeMap<u16, OwnedFd>,
-    /// The others may not know yet that it is gone.
-    gone: bool,
-}
-
-impl Held {
-    /// How far it was, if it goes on.
-    fn standing(&self, vectors: u16) -> Option<&'static str> {
-        let whole = !self.gone && self.vectors.len() == usize::from(vectors);
-        let standing = ["arriving", "settled"].into_iter();
-        let mut known = standing.filter(|standing| self.sockets.contains_key(standing));
-        known.next().filter(|_| whole)
-    }
+    socket: Option<(String, OwnedFd)>,
+    vectors: BTreeMap<u8, OwnedFd>,
 }
 
 impl IvshmemServer {
@@ -114,19 +96,20 @@ impl IvshmemServer {
     /// If no device can show such a pool: the text says what to do.
     pub fn new(pool: OwnedFd, bytes: u64, vectors: u16) -> io::Result<Self> {
         check_pool(bytes).map_err(io::Error::other)?;
+        let vectors = vectors.clamp(1, MOST_VECTORS) as u8;
         Ok(IvshmemServer {
             pool,
-            vectors: vectors.clamp(1, MOST_VECTORS),
+            vectors,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             peers: BTreeMap::new(),
-            roster: Roster::new(vectors.clamp(1, MOST_VECTORS)),
+            roster: Roster::new(vectors, Ledger::new()?),
         })
     }
 
-    fn watch(&mut self, id: Id, peer: Peer) -> io::Result<()> {
-        let data = epoll::EventData::new_u64(id.into());
+    fn watch(&mut self, place: Place, peer: Peer) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(place.into());
         epoll::add(&self.epoll, &peer.socket, data, events(false))?;
-        self.peers.insert(id, peer);
+        self.peers.insert(place, peer);
         Ok(())
     }
 
@@ -134,122 +117,95 @@ impl IvshmemServer {
     fn tell_all(&mut self, hold: &mut dyn Hold) {
         loop {
             let mut changed = false;
-            let ids: Vec<Id> = self.peers.keys().copied().collect();
-            for id in ids {
-                match self.tell(id, hold) {
+            let places: Vec<Place> = self.peers.keys().copied().collect();
+            for place in places {
+                match self.tell(place) {
                     Ok(news) => changed |= news,
                     Err(why) => {
-                        self.lose(id, &why.to_string(), hold);
+                        self.lose(place, &why.to_string(), hold);
                         changed = true;
                     }
                 }
             }
-            self.settle(hold);
             if !changed {
                 return;
             }
         }
     }
 
-    /// Tells one peer what it lacks. Whether it is shown to the others from now on.
-    fn tell(&mut self, id: Id, hold: &mut dyn Hold) -> Result<bool, Errno> {
+    /// Tells one peer what it lacks. Whether that is news for others.
+    fn tell(&mut self, place: Place) -> Result<bool, Errno> {
         let mut news = false;
-        while let Some(message) = self.roster.next(id) {
-            match self.send(id, message) {
-                Ok(()) => {}
-                Err(Errno::AGAIN) => {
-                    self.block(id, true);
-                    return Ok(news);
-                }
-                // Too many descriptors are under way to those who do not read.
-                Err(Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => {
-                    if let Some(peer) = self.peers.get_mut(&id) {
-                        peer.refused = true;
+        while let Some(message) = self.roster.next(place) {
+            self.roster.begin(place, message);
+            match self.send(place, message) {
+                Ok(()) => news |= self.roster.done(place, message),
+                Err(why) => {
+                    self.roster.undo(place, message);
+                    // Too many descriptors are under way to those who do not read: later.
+                    let refused = matches!(
+                        why,
+                        Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM | Errno::INTR
+                    );
+                    if !refused && why != Errno::AGAIN {
+                        return Err(why);
                     }
-                    self.block(id, false);
+                    if let Some(peer) = self.peers.get_mut(&place) {
+                        peer.refused |= refused;
+                    }
+                    self.block(place, !refused);
                     return Ok(news);
                 }
-                Err(e) => return Err(e),
-            }
-            let before = self.roster.standing(id);
-            self.roster.told(id, message);
-            if before != self.roster.standing(id) {
-                self.rename(id, hold);
-                news = true;
             }
         }
-        self.block(id, false);
+        self.block(place, false);
         Ok(news)
     }
 
-    fn send(&self, id: Id, message: Message) -> Result<(), Errno> {
-        let peer = self.peers.get(&id).ok_or(Errno::NOENT)?;
+    fn send(&self, place: Place, message: Message) -> Result<(), Errno> {
+        let peer = self.peers.get(&place).ok_or(Errno::NOENT)?;
+        let id = |place: Place| self.roster.id(place).map(i64::from).ok_or(Errno::NOENT);
         let (number, descriptor) = match message {
             Message::Version => (message::VERSION, None),
-            Message::Number => (i64::from(id), None),
+            Message::Number => (id(place)?, None),
             Message::Memory => (message::MEMORY, Some(self.pool.as_fd())),
-            Message::Departure { of } => (i64::from(of), None),
+            Message::Departure { of } => (id(of)?, None),
             Message::Vector { of, number } => {
                 let vectors = self.peers.get(&of).map(|p| &p.vectors);
                 let vector = vectors.and_then(|v| v.get(usize::from(number)));
-                (i64::from(of), Some(vector.ok_or(Errno::NOENT)?.as_fd()))
+                (id(of)?, Some(vector.ok_or(Errno::NOENT)?.as_fd()))
             }
         };
         message::send(&peer.socket, number, descriptor)
     }
 
-    fn block(&mut self, id: Id, blocked: bool) {
-        if let Some(peer) = self.peers.get_mut(&id).filter(|p| p.blocked != blocked) {
+    fn block(&mut self, place: Place, blocked: bool) {
+        if let Some(peer) = self.peers.get_mut(&place).filter(|p| p.blocked != blocked) {
             peer.blocked = blocked;
-            let data = epoll::EventData::new_u64(id.into());
+            let data = epoll::EventData::new_u64(place.into());
             let _ = epoll::modify(&self.epoll, &peer.socket, data, events(blocked));
         }
     }
 
-    /// Has a peer's socket held under the name that fits how far it is.
-    fn rename(&mut self, id: Id, hold: &mut dyn Hold) {
-        let (Some(standing), Some(peer)) = (self.roster.standing(id), self.peers.get_mut(&id)) else {
-            return;
-        };
-        let name = name(id, standing, &peer.domain);
-        if name != peer.name {
-            hold.hold(&name, peer.socket.as_fd());
-            hold.let_go(&peer.name);
-            peer.name = name;
-        }
-    }
-
-    fn settle(&mut self, hold: &mut dyn Hold) {
-        let (settled, free) = self.roster.settle();
-        for id in settled {
-            self.rename(id, hold);
-        }
-        for id in free {
-            hold.let_go(&gone_name(id));
-        }
-    }
-
     /// A peer is gone.
-    fn lose(&mut self, id: Id, why: &str, hold: &mut dyn Hold) {
-        let Some(peer) = self.peers.remove(&id) else {
+    fn lose(&mut self, place: Place, why: &str, hold: &mut dyn Hold) {
+        let Some(peer) = self.peers.remove(&place) else {
             return;
         };
-        tracing::info!(domain = %peer.domain, peer = id, "an ivshmem device is gone: {why}");
+        tracing::info!(domain = %peer.domain, peer = self.roster.id(place), "an ivshmem device is gone: {why}");
         let _ = epoll::delete(&self.epoll, &peer.socket);
-        if self.roster.depart(id) {
-            hold.hold(&gone_name(id), peer.socket.as_fd());
-        }
         // Others hold the socket, too; the other end must see that it is over.
         let _ = rustix::net::shutdown(&peer.socket, rustix::net::Shutdown::Both);
-        hold.let_go(&peer.name);
+        self.roster.depart(place);
+        hold.let_go(&peer_name(place, &peer.domain));
         for vector in 0..peer.vectors.len() {
-            hold.let_go(&vector_name(id, vector));
+            hold.let_go(&vector_name(place, vector));
         }
     }
 
     /// Whether a peer has ended or has spoken, which no device does.
-    fn is_over(&self, id: Id) -> Option<&'static str> {
-        let peer = self.peers.get(&id)?;
+    fn is_over(&self, place: Place) -> Option<&'static str> {
+        let peer = self.peers.get(&place)?;
         let mut said = [0_u8; 64];
         match rustix::io::read(&peer.socket, &mut said) {
             Ok(0) => Some("it ended"),
@@ -262,40 +218,30 @@ impl IvshmemServer {
     }
 
     /// A peer that a killed daemon had, and that goes on.
-    fn resume_peer(&mut self, id: Id, standing: &str, held: Held, hold: &mut dyn Hold) {
-        let Held {
-            mut sockets, vectors, ..
-        } = held;
-        let Some((domain, socket)) = sockets.remove(standing) else {
-            return;
-        };
-        for (stale, (domain, _)) in &sockets {
-            hold.let_go(&format!("peer/{id}/{stale}/{domain}"));
-        }
-        self.roster.recall(id, standing == "settled");
+    fn resume_peer(&mut self, place: Place, (domain, socket): (String, OwnedFd), vectors: Vec<OwnedFd>) {
         let peer = Peer {
-            name: format!("peer/{id}/{standing}/{domain}"),
             domain,
             socket,
-            vectors: vectors.into_values().collect(),
+            vectors,
             since: Instant::now(),
             blocked: false,
             refused: false,
         };
-        if let Err(e) = self.watch(id, peer) {
-            tracing::error!(peer = id, "an ivshmem device cannot be watched: {e}");
-            self.roster.depart(id);
+        if let Err(e) = self.watch(place, peer) {
+            tracing::error!(place, "an ivshmem device cannot be watched: {e}");
+            self.roster.depart(place);
         }
     }
 
     /// A peer whose set-up was under way, or that was being cut off: its hypervisor sees the end, and where it was still starting, says so.
-    fn end_peer(id: Id, held: &Held, hold: &mut dyn Hold) {
-        for (standing, (domain, socket)) in &held.sockets {
+    fn end_peer(place: Place, held: &Held, hold: &mut dyn Hold) {
+        if let Some((domain, socket)) = &held.socket {
+            tracing::warn!(%domain, "an ivshmem device was being set up when the daemon was killed: its machine has to ask again");
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
-            hold.let_go(&format!("peer/{id}/{standing}/{domain}"));
+            hold.let_go(&peer_name(place, domain));
         }
         for vector in held.vectors.keys() {
-            hold.let_go(&vector_name(id, usize::from(*vector)));
+            hold.let_go(&vector_name(place, usize::from(*vector)));
         }
     }
 }
@@ -320,41 +266,37 @@ impl DeviceServer for IvshmemServer {
         self.epoll.as_fd()
     }
 
-    fn resume(&mut self, held: BTreeMap<String, OwnedFd>, hold: &mut dyn Hold) {
-        let mut peers: BTreeMap<Id, Held> = BTreeMap::new();
+    fn resume(&mut self, mut held: BTreeMap<String, OwnedFd>, hold: &mut dyn Hold) {
+        if let Some(ledger) = held.remove(LEDGER) {
+            self.roster = Roster::new(self.vectors, Ledger::adopt(ledger));
+        } else {
+            hold.hold(LEDGER, self.roster.ledger().file());
+        }
+        let mut peers: BTreeMap<Place, Held> = BTreeMap::new();
         for (name, descriptor) in held {
-            let words: Vec<&str> = name.splitn(4, '/').collect();
-            let Some(id) = words.get(1).and_then(|id| id.parse::<Id>().ok()) else {
-                hold.let_go(&name);
-                continue;
-            };
-            let of_peer = peers.entry(id).or_default();
-            match words[..] {
-                ["peer", _, standing, domain] => {
-                    let known = ["set-up", "arriving", "settled"]
-                        .into_iter()
-                        .find(|s| *s == standing);
-                    if let Some(standing) = known {
-                        of_peer.sockets.insert(standing, (domain.to_owned(), descriptor));
-                    }
+            let words: Vec<&str> = name.splitn(3, '/').collect();
+            let place = words.get(1).and_then(|place| place.parse::<Place>().ok());
+            match (&words[..], place) {
+                (["peer", _, domain], Some(place)) => {
+                    peers.entry(place).or_default().socket = Some(((*domain).to_owned(), descriptor));
                 }
-                ["vector", _, number] => {
-                    if let Ok(number) = number.parse() {
-                        of_peer.vectors.insert(number, descriptor);
-                    }
+                (["vector", _, number], Some(place)) if number.parse::<u8>().is_ok() => {
+                    let number = number.parse().unwrap_or_default();
+                    peers.entry(place).or_default().vectors.insert(number, descriptor);
                 }
-                ["gone", _] => of_peer.gone = true,
                 _ => hold.let_go(&name),
             }
         }
-        for (id, held) in peers.iter().filter(|(_, held)| held.gone) {
-            self.roster.recall_gone(*id);
-            Self::end_peer(*id, held, hold);
-        }
-        for (id, held) in peers.into_iter().filter(|(_, held)| !held.gone) {
-            match held.standing(self.vectors) {
-                Some(standing) => self.resume_peer(id, standing, held, hold),
-                None => Self::end_peer(id, &held, hold),
+        let wanted = usize::from(self.vectors);
+        let is_whole = |place: Place| {
+            let held = peers.get(&place);
+            held.is_some_and(|held| held.socket.is_some() && held.vectors.len() == wanted)
+        };
+        let those = self.roster.recall(is_whole);
+        for (place, mut held) in peers {
+            match held.socket.take_if(|_| those.contains(&place)) {
+                Some(socket) => self.resume_peer(place, socket, held.vectors.into_values().collect()),
+                None => Self::end_peer(place, &held, hold),
             }
         }
         self.tell_all(hold);
@@ -370,13 +312,11 @@ impl DeviceServer for IvshmemServer {
         let vectors = (0..self.vectors)
             .map(|_| eventfd(0, flags))
             .collect::<Result<Vec<OwnedFd>, Errno>>()?;
-        let id = self.roster.arrive(MOST);
-        let id = id.ok_or_else(|| io::Error::other(format!("there are {MOST} ivshmem devices")))?;
+        let place = self.roster.arrive(domain, MOST).map_err(io::Error::other)?;
         for (number, vector) in vectors.iter().enumerate() {
-            hold.hold(&vector_name(id, number), vector.as_fd());
+            hold.hold(&vector_name(place, number), vector.as_fd());
         }
         let peer = Peer {
-            name: name(id, Standing::SetUp, domain),
             domain: domain.to_owned(),
             socket,
             vectors,
@@ -384,12 +324,12 @@ impl DeviceServer for IvshmemServer {
             blocked: false,
             refused: false,
         };
-        hold.hold(&peer.name, peer.socket.as_fd());
-        if let Err(e) = self.watch(id, peer) {
-            self.roster.depart(id);
+        hold.hold(&peer_name(place, domain), peer.socket.as_fd());
+        if let Err(e) = self.watch(place, peer) {
+            self.roster.depart(place);
             return Err(e);
         }
-        tracing::info!(%domain, peer = id, "an ivshmem device comes");
+        tracing::info!(%domain, peer = self.roster.id(place), "an ivshmem device comes");
         self.tell_all(hold);
         Ok(())
     }
@@ -407,28 +347,28 @@ impl DeviceServer for IvshmemServer {
         );
         for event in found {
             let (flags, data) = (event.flags, event.data);
-            let Ok(id) = Id::try_from(data.u64()) else {
+            let Ok(place) = Place::try_from(data.u64()) else {
                 continue;
             };
             if flags != epoll::EventFlags::OUT
-                && let Some(why) = self.is_over(id)
+                && let Some(why) = self.is_over(place)
             {
-                self.lose(id, why, hold);
+                self.lose(place, why, hold);
             }
         }
         self.tell_all(hold);
     }
 
     fn second(&mut self, hold: &mut dyn Hold) {
-        let slow = |(id, peer): (&Id, &Peer)| {
+        let slow = |(place, peer): (&Place, &Peer)| {
             let late = peer.since.elapsed() > PATIENCE;
-            (late && self.roster.standing(*id) == Some(Standing::SetUp)).then_some(*id)
+            (late && self.roster.is_new(*place)).then_some(*place)
         };
-        let slow: Vec<Id> = self.peers.iter().filter_map(slow).collect();
+        let slow: Vec<Place> = self.peers.iter().filter_map(slow).collect();
         let refused = self.peers.values_mut().filter(|p| p.refused);
         let again = refused.map(|p| p.refused = false).count() > 0;
-        for id in &slow {
-            self.lose(*id, "it did not take its set-up", hold);
+        for place in &slow {
+            self.lose(*place, "it did not take its set-up", hold);
         }
         if again || !slow.is_empty() {
             self.tell_all(hold);

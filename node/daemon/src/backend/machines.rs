@@ -1,0 +1,293 @@
+//! Machines that somebody else starts: the sockets that their hypervisors connect to, two for each domain.
+//!
+//! | socket, `machines/NAME/…` in the runtime directory | what is behind it |
+//! |---|---|
+//! | `control.sock` | the byte stream between the guest's front-end and this daemon |
+//! | `device.sock` | the port's device server |
+//!
+//! A domain's name is that of the folder its hypervisor connects in, never what a guest says. Who may connect reaches the whole pool: the sockets' modes are the
+//! border. A hypervisor may come, go and come back; while one is there, a second one's stream is refused.
+//!
+//! Listening sockets and what the servers hold are the keeper's, so that hypervisors notice nothing of a killed daemon.
+
+use super::requests::is_domain_name;
+use super::{Backend, start};
+use crate::keeper::Keeper;
+use crate::process::reactor::Token;
+use crate::sockets;
+use anyhow::{Context, anyhow};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use std::collections::BTreeMap;
+use vshmem_port::device::{DeviceServer, Hold};
+use vshmem_port::store::Serial;
+use vshmem_wire::{Doors, Failure, Reply, Verdict};
+
+/// Connections that one socket may have accepted in a second: enough for whoever means well.
+const MOST_A_SECOND: u32 = 20;
+
+/// What is behind a listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    Control,
+    Device,
+}
+
+impl Behind {
+    const ALL: [Behind; 2] = [Behind::Control, Behind::Device];
+
+    fn word(self) -> &'static str {
+        match self {
+            Behind::Control => "control",
+            Behind::Device => "device",
+        }
+    }
+}
+
+/// A listening socket.
+struct MachineDoor {
+    domain: String,
+    port: String,
+    behind: Behind,
+    listener: OwnedFd,
+    /// Accepted within this second.
+    accepted: u32,
+}
+
+/// All of them, and the servers by port.
+#[derive(Default)]
+pub(super) struct Machines {
+    doors: Vec<MachineDoor>,
+    servers: Vec<(String, Box<dyn DeviceServer>)>,
+    /// The pool, for those who open it by its name.
+    pool: Option<OwnedFd>,
+}
+
+/// What a port's server has held, in the keeper's hands.
+struct Held<'a> {
+    keeper: &'a Keeper,
+    port: &'a str,
+}
+
+impl Hold for Held<'_> {
+    fn hold(&mut self, name: &str, descriptor: BorrowedFd<'_>) {
+        self.keeper
+            .keep(format!("{}{}/{name}", start::DEVICE, self.port), descriptor);
+    }
+
+    fn let_go(&mut self, name: &str) {
+        self.keeper
+            .drop_kept(format!("{}{}/{name}", start::DEVICE, self.port));
+    }
+}
+
+fn door_name(port: &str, domain: &str, behind: Behind) -> String {
+    format!("{}{port}/{domain}/{}", start::MACHINE, behind.word())
+}
+
+/// Takes out of `kept` what is held under names with this prefix.
+fn take_out(kept: &mut BTreeMap<String, OwnedFd>, prefix: &str) -> BTreeMap<String, OwnedFd> {
+    let names: Vec<String> = kept.keys().filter(|n| n.starts_with(prefix)).cloned().collect();
+    let taken = names.into_iter().filter_map(|name| {
+        let descriptor = kept.remove(&name)?;
+        Some((name[prefix.len()..].to_owned(), descriptor))
+    });
+    taken.collect()
+}
+
+impl Backend {
+    /// The sockets of the configuration's guests, and those that a former life had made.
+    pub(super) fn open_machines(&mut self, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<()> {
+        let mut listeners = take_out(kept, start::MACHINE);
+        let mut held = take_out(kept, start::DEVICE);
+        let mut wanted: Vec<(String, String)> = Vec::new();
+        for name in listeners.keys() {
+            let mut words = name.splitn(3, '/');
+            if let (Some(port), Some(domain)) = (words.next(), words.next()) {
+                wanted.push((domain.to_owned(), port.to_owned()));
+            }
+        }
+        for (domain, port) in self.config.guests() {
+            if vshmem_port_select::SERVED.contains(&port) {
+                wanted.push((domain.to_owned(), port.to_owned()));
+            }
+        }
+        wanted.sort();
+        wanted.dedup();
+        for (domain, port) in wanted {
+            let of_port = take_out(&mut held, &format!("{port}/"));
+            self.open_machine(&domain, &port, &mut listeners, of_port)
+                .with_context(|| format!("domain {domain:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a domain's sockets, or takes them over.
+    fn open_machine(
+        &mut self,
+        domain: &str,
+        port: &str,
+        listeners: &mut BTreeMap<String, OwnedFd>,
+        held: BTreeMap<String, OwnedFd>,
+    ) -> anyhow::Result<()> {
+        if self.machines.doors.iter().any(|door| door.domain == domain) {
+            return Ok(());
+        }
+        self.start_server(port, held)?;
+        for behind in Behind::ALL {
+            let path = sockets::machine_path(&self.config.runtime_dir, domain, behind.word());
+            let listener = match listeners.remove(&format!("{port}/{domain}/{}", behind.word())) {
+                Some(listener) => listener,
+                None => sockets::listen_for_machine(&path, &self.config.machines.socket)?,
+            };
+            self.keeper
+                .keep(door_name(port, domain, behind), listener.as_fd());
+            let index = u32::try_from(self.machines.doors.len())?;
+            self.reactor.watch(&listener, Token::Machine(index))?;
+            self.machines.doors.push(MachineDoor {
+                domain: domain.to_owned(),
+                port: port.to_owned(),
+                behind,
+                listener,
+                accepted: 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// Starts a port's device server, with what a former life's had held, unless it is there.
+    fn start_server(&mut self, port: &str, held: BTreeMap<String, OwnedFd>) -> anyhow::Result<()> {
+        if self.machines.servers.iter().any(|(of, _)| of == port) {
+            return Ok(());
+        }
+        let bytes = self.pool_bytes().map_err(|failure| anyhow!(failure.why))?;
+        let pool = || self.stores.of(0).descriptor(Serial(0), true);
+        let (own, _) = pool().context("opening the pool")?;
+        let (its, _) = pool().context("opening the pool")?;
+        let vectors = self.config.machines.vectors;
+        let mut server = vshmem_port_select::device_server(port, its, bytes, vectors)?;
+        let index = u32::try_from(self.machines.servers.len())?;
+        self.reactor.watch(server.ready(), Token::Device(index))?;
+        sockets::link_pool(&self.config.runtime_dir, own.as_fd())?;
+        self.machines.pool = Some(own);
+        let keeper = &self.keeper;
+        server.resume(held, &mut Held { keeper, port });
+        self.machines.servers.push((port.to_owned(), server));
+        Ok(())
+    }
+
+    /// Somebody is about to start a machine.
+    pub(super) fn open_domain(&mut self, client: u32, domain: &str, port: &str) -> Verdict {
+        self.check_may_bring_in(client)?;
+        let bytes = self.pool_bytes()?;
+        if !is_domain_name(domain) || domain == start::HOST || !vshmem_port_select::SERVED.contains(&port) {
+            let why =
+                format!("domain {domain:?} of port {port:?} cannot be a machine that somebody else starts");
+            return Err(Failure::because(libc::EINVAL, why));
+        }
+        let configured = self.config.domains.get(domain);
+        if configured.is_none() && self.config.group.closed {
+            let why = format!(
+                "the group is closed, and the configuration does not name {domain:?}: add [[domain]] with name = {domain:?} and port = {port:?}"
+            );
+            return Err(Failure::because(libc::EPERM, why));
+        }
+        if let Some(other) = configured.filter(|d| d.port != port) {
+            let why = format!(
+                "the configuration says that domain {domain:?} is of port {:?}",
+                other.port
+            );
+            return Err(Failure::because(libc::EINVAL, why));
+        }
+        let configured = configured.is_some();
+        self.open_machine(domain, port, &mut BTreeMap::new(), BTreeMap::new())
+            .map_err(|e| Failure::because(libc::EINVAL, format!("{e:#}")))?;
+        let dir = &self.config.runtime_dir;
+        let path = |behind: Behind| sockets::machine_path(dir, domain, behind.word());
+        let found = rustix::fs::stat(path(Behind::Device)).map_err(|e| Failure::errno(e.raw_os_error()))?;
+        Ok(Reply::DomainOpen(Doors {
+            control: path(Behind::Control).display().to_string(),
+            device: path(Behind::Device).display().to_string(),
+            pool: dir.join(sockets::POOL).display().to_string(),
+            pool_bytes: bytes,
+            vectors: self.config.machines.vectors,
+            configured,
+            mode: found.st_mode & 0o777,
+            uid: found.st_uid,
+            gid: found.st_gid,
+        }))
+    }
+
+    /// A hypervisor is at a socket.
+    pub(super) fn machine_connects(&mut self, index: u32) {
+        let Some(door) = self.machines.doors.get_mut(index as usize) else {
+            return;
+        };
+        if door.accepted >= MOST_A_SECOND {
+            // They wait until the second is over.
+            let token = Token::Machine(index);
+            let _ = self.reactor.interest(&door.listener, token, false, false);
+            return;
+        }
+        door.accepted += 1;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = match rustix::net::accept_with(&door.listener, flags) {
+            Ok(socket) => socket,
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return,
+            Err(e) => {
+                if self.lines.allows() {
+                    tracing::warn!(domain = %door.domain, "cannot accept a hypervisor's connection: {e}");
+                }
+                // Out of descriptors, most likely: do not spin on it.
+                door.accepted = MOST_A_SECOND;
+                return;
+            }
+        };
+        let (domain, port, behind) = (door.domain.clone(), door.port.clone(), door.behind);
+        let refused = match behind {
+            Behind::Control => self
+                .bring_in(domain.clone(), port, socket)
+                .map(drop)
+                .map_err(|failure| failure.why),
+            Behind::Device => self.device_connects(&domain, &port, socket),
+        };
+        if let Err(why) = refused
+            && self.lines.allows()
+        {
+            tracing::warn!(%domain, "a hypervisor's connection is refused: {why}");
+        }
+    }
+
+    fn device_connects(&mut self, domain: &str, port: &str, socket: OwnedFd) -> Result<(), String> {
+        let keeper = &self.keeper;
+        let server = self.machines.servers.iter_mut().find(|(of, _)| of == port);
+        let (_, server) = server.ok_or_else(|| format!("port {port} has no server"))?;
+        server
+            .connected(domain, socket, &mut Held { keeper, port })
+            .map_err(|e| e.to_string())
+    }
+
+    /// A device server has something to do.
+    pub(super) fn serve_devices(&mut self, index: u32) {
+        let keeper = &self.keeper;
+        if let Some((port, server)) = self.machines.servers.get_mut(index as usize) {
+            server.serve(&mut Held { keeper, port });
+        }
+    }
+
+    /// A second has passed.
+    pub(super) fn machines_second(&mut self) {
+        for (index, door) in (0..).zip(&mut self.machines.doors) {
+            if door.accepted >= MOST_A_SECOND {
+                let token = Token::Machine(index);
+                let _ = self.reactor.interest(&door.listener, token, true, false);
+            }
+            door.accepted = 0;
+        }
+        let keeper = &self.keeper;
+        for (port, server) in &mut self.machines.servers {
+            server.second(&mut Held { keeper, port });
+        }
+    }
+}
