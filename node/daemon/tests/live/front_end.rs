@@ -23,6 +23,10 @@ fn attach(host: &mut Client, name: &str) -> Result<(OwnedFd, OwnedFd), Failure> 
 
 fn join(host: &mut Client, name: &str, options: &[&str]) -> Daemon {
     let (stream, pool) = attach(host, name).unwrap();
+    join_over(&stream, &pool, options)
+}
+
+fn join_over(stream: &OwnedFd, pool: &OwnedFd, options: &[&str]) -> Daemon {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Daemon::command();
     command
@@ -31,9 +35,9 @@ fn join(host: &mut Client, name: &str, options: &[&str]) -> Daemon {
         .arg(dir.path().join("run"))
         .args([
             "--stream-fd",
-            &inheritable(&stream),
+            &inheritable(stream),
             "--pool-fd",
-            &inheritable(&pool),
+            &inheritable(pool),
         ])
         .args(options);
     Daemon::start(command, dir)
@@ -297,7 +301,7 @@ fn what_a_stream_says_out_of_turn_harms_nobody() {
     assert_eq!(host.ask(Request::Ping), Ok(Reply::Done));
 }
 
-/// A front-end played by hand.
+/// One end of a stream, played by hand.
 struct Played {
     stream: std::os::unix::net::UnixStream,
     link: vshmem_wire::Link,
@@ -313,8 +317,8 @@ impl Played {
         }
     }
 
-    fn say(&mut self, up: &vshmem_wire::Up) {
-        self.link.send(up);
+    fn say(&mut self, message: &impl serde::Serialize) {
+        self.link.send(message);
         self.flush();
     }
 
@@ -327,11 +331,11 @@ impl Played {
         }
     }
 
-    fn hear(&mut self) -> vshmem_wire::Down {
+    fn hear<T: serde::de::DeserializeOwned>(&mut self) -> T {
         use std::io::Read;
         loop {
-            if let Some(down) = self.link.take().unwrap() {
-                return down;
+            if let Some(message) = self.link.take().unwrap() {
+                return message;
             }
             self.flush();
             let mut piece = [0; 1000];
@@ -390,7 +394,7 @@ fn a_machine_restored_from_a_snapshot_is_told_so_and_refused() {
         client: host.welcome.client,
         exec: false,
     });
-    assert_eq!(second.hear(), Down::Restarted);
+    assert_eq!(second.hear::<Down>(), Down::Restarted);
     second.say(&Played::hello(VERSION, Some(session)));
     let said = second.hear();
     assert!(
@@ -398,4 +402,52 @@ fn a_machine_restored_from_a_snapshot_is_told_so_and_refused() {
         "{said:?}"
     );
     assert_eq!(host.ask(Request::Ping), Ok(Reply::Done));
+}
+
+#[test]
+fn a_hello_that_is_answered_twice_connects_nobody_twice() {
+    use vshmem_wire::{Down, Up};
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let (stream, pool) = attach(&mut host, "slow").unwrap();
+    let mut back_end = Played::new(stream);
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut front_end = Played::new(ours.into());
+
+    // The back-end takes longer than a second, so the front-end says its hello again; then both answers come.
+    let joining = std::thread::spawn(move || join_over(&theirs.into(), &pool, &[]));
+    for _ in 0..2 {
+        let hello: Up = front_end.hear();
+        assert!(matches!(hello, Up::Hello { .. }), "{hello:?}");
+        back_end.say(&hello);
+    }
+    let welcomes: [Down; 2] = [back_end.hear(), back_end.hear()];
+    front_end.say(&welcomes[0]);
+    let front = joining.join().unwrap();
+    let socket = front.socket();
+    let client = std::thread::spawn(move || Client::hello(&socket, None).unwrap().0);
+    let mut connects = Vec::new();
+    while connects.is_empty() {
+        connects.extend(Some(front_end.hear::<Up>()).filter(|up| matches!(up, Up::Connect { .. })));
+    }
+    front_end.say(&welcomes[1]);
+    // Whatever is said because of that is said before the next sign of life but one.
+    for _ in 0..2 {
+        loop {
+            match front_end.hear::<Up>() {
+                Up::Heartbeat => break,
+                up => connects.extend(Some(up).filter(|up| matches!(up, Up::Connect { .. }))),
+            }
+        }
+    }
+    assert_eq!(connects.len(), 1, "{connects:?}");
+    back_end.say(&connects[0]);
+    let connected = loop {
+        match back_end.hear() {
+            Down::Heartbeat { .. } => {}
+            down => break down,
+        }
+    };
+    front_end.say(&connected);
+    assert_eq!(client.join().unwrap().welcome.name, "slow");
 }
