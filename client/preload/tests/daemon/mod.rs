@@ -1,6 +1,7 @@
 //! A back-end of a test's own, programs compiled for it, and waiting with a limit.
 #![allow(dead_code)] // Each test file uses a part.
 
+use rustix::process::{Pid, Signal};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -76,7 +77,7 @@ impl Daemon {
 
     /// Stops it cleanly.
     pub(crate) fn stop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        signal(self.child.id(), Signal::TERM);
         let until = Instant::now() + Duration::from_secs(10);
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() > until {
@@ -93,13 +94,7 @@ impl Daemon {
         let mut victims = children.split_whitespace().peekable();
         assert!(victims.peek().is_some(), "the keeper has no children");
         for victim in victims {
-            assert!(
-                Command::new("kill")
-                    .args(["-9", victim])
-                    .status()
-                    .unwrap()
-                    .success()
-            );
+            signal(victim.parse().unwrap(), Signal::KILL);
         }
     }
 
@@ -179,4 +174,9 @@ pub(crate) fn finish(command: &mut Command, patience: Duration) -> Finished {
         thread::sleep(Duration::from_millis(5));
     }
     Finished(child.wait_with_output().unwrap(), late)
+}
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
