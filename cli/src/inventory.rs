@@ -205,6 +205,7 @@ pub(crate) fn json(inventory: &Inventory, stat: &Stat) -> serde_json::Value {
             cpid,
             lpid,
             nattch,
+            ..
         } => serde_json::json!({
             "bytes": segsz, "nattch": nattch, "status": shm_status(perm.mode),
             "atime": time(*atime), "dtime": time(*dtime),

@@ -431,6 +431,7 @@ fn one(inventory: &mut Inventory, kind: Kind, id: i32, as_json: bool) -> Outcome
             cpid,
             lpid,
             nattch,
+            ..
         } => {
             println!(
                 "Shared memory Segment shmid={id}\n{owners}\nmode={mode:#05o}\taccess_perms={access:#05o}"

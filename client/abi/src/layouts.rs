@@ -165,6 +165,7 @@ pub fn shmid_ds(stat: &Stat, domain: u16) -> Option<ShmidDs> {
         cpid,
         lpid,
         nattch,
+        ..
     } = stat.body
     else {
         return None;
@@ -245,7 +246,7 @@ pub fn shm_info(info: &Info) -> ShmInfo {
     ShmInfo {
         used_ids: int(info.used.into()),
         shm_tot: info.units,
-        shm_rss: info.units,
+        shm_rss: info.bytes / 4096,
         ..ShmInfo::default()
     }
 }

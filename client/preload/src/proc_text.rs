@@ -6,7 +6,7 @@ use crate::limits;
 use std::fmt::Write;
 use vshmem_abi::layouts;
 use vshmem_runtime::{Errno, Result, Runtime};
-use vshmem_wire::{Kind, Limits, Reply, Request, Setting, Stat};
+use vshmem_wire::{Kind, Limits, Reply, Request, Setting, Stat, StatBody};
 
 const SHM: &str = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n";
 const SEM: &str = "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n";
@@ -95,7 +95,9 @@ fn line(text: &mut String, stat: &Stat, domain: u16) -> Option<()> {
     let written = match stat.body.kind() {
         Kind::Shm => {
             let s = layouts::shmid_ds(stat, domain)?;
-            let rss = s.segsz.next_multiple_of(4096);
+            let StatBody::Shm { rss, .. } = stat.body else {
+                return None;
+            };
             writeln!(
                 text,
                 "{key:10} {id:10}  {mode:4o} {:21} {:5} {:5}  {:5} {owners} {:10} {:10} {:10} {rss:21} {:21}",
@@ -125,7 +127,7 @@ fn line(text: &mut String, stat: &Stat, domain: u16) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vshmem_wire::{Perm, Pid, StatBody};
+    use vshmem_wire::{Perm, Pid};
 
     #[test]
     fn a_line_is_as_the_kernel_writes_it() {
@@ -146,6 +148,7 @@ mod tests {
                 cpid: here,
                 lpid: Pid { domain: 4, pid: 1 },
                 nattch: 0,
+                rss: 4096,
             },
         };
         let mut text = String::new();

@@ -158,6 +158,8 @@ pub enum StatBody {
         lpid: Pid,
         /// Attachments, over all domains.
         nattch: u64,
+        /// Bytes in pages that hold something; in lists only.
+        rss: u64,
     },
     /// `struct semid_ds`.
     Sem {

@@ -217,6 +217,7 @@ pub(crate) fn stat_of(construct: &Construct) -> Stat {
             cpid,
             lpid,
             nattch: construct.nattch,
+            rss: 0,
         },
         Body::Sem { nsems } => StatBody::Sem { nsems, otime: 0 },
         Body::Msg { qbytes } => StatBody::Msg {

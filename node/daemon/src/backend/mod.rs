@@ -20,6 +20,7 @@ mod guests;
 mod machines;
 mod memory;
 mod requests;
+mod resident;
 mod start;
 mod stat;
 mod stores;
@@ -119,6 +120,8 @@ struct Backend {
     /// How often clients found a construct corrupt that looks sound from here.
     suspicions: BTreeMap<u64, u32>,
     sums: Option<stat::Sums>,
+    /// Bytes that all segments hold, and until when that is good enough.
+    resident: Option<(u64, Instant)>,
     heap: Heap,
     /// Log lines about corrupt constructs and missing memory.
     lines: Limit,

@@ -9,7 +9,7 @@ use vshmem_port::store::{Reach, Serial};
 use vshmem_registry::{Command, Done};
 use vshmem_wire::request::Welcome;
 use vshmem_wire::stream::Connected;
-use vshmem_wire::{Credentials, Failure, Memory, Reply, Request, Status, VERSION, Verdict, Window};
+use vshmem_wire::{Credentials, Failure, Memory, Reply, Request, StatBody, Status, VERSION, Verdict, Window};
 
 /// A descriptor that goes with a reply: of which construct, and whether for writing.
 pub(super) type WithMemory = Option<(u64, bool)>;
@@ -331,9 +331,12 @@ impl Backend {
                 (Ok(Reply::Stat(stat)), None)
             }
             Ok(Done::List { mut stats, next }) => {
-                stats
-                    .iter_mut()
-                    .for_each(|(serial, stat)| self.complete(*serial, stat));
+                for (serial, stat) in &mut stats {
+                    self.complete(*serial, stat);
+                    if let StatBody::Shm { rss, .. } = &mut stat.body {
+                        *rss = self.resident(*serial);
+                    }
+                }
                 let stats = stats.into_iter().map(|(_, stat)| stat).collect();
                 (Ok(Reply::List(stats, next)), None)
             }

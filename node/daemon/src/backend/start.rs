@@ -161,6 +161,7 @@ impl Backend {
             next_fork: now << 20,
             suspicions: BTreeMap::new(),
             sums: None,
+            resident: None,
             heap: Heap::new(),
             lines: Limit::new(),
             failed_provisions: 0,

@@ -2,10 +2,11 @@
 //!
 //! What is read there may be anything; it is passed on as numbers and decides nothing.
 
-use super::Backend;
+use super::{Backend, resident};
 use std::time::{Duration, Instant};
 use vshmem_ipc::msgq::{Queue, QueueStat};
 use vshmem_ipc::sem::SemSet;
+use vshmem_port::store::Serial;
 use vshmem_wire::{Info, Kind, Pid, Stat, StatBody};
 
 /// Sums over all queues that took longer than this to add up are used again for [`AGAIN`] times as long as that took, so that nobody can keep the
@@ -33,6 +34,7 @@ impl Backend {
     /// Completes a set's or queue's numbers.
     pub(super) fn complete(&mut self, serial: u64, stat: &mut Stat) {
         match &mut stat.body {
+            // Only lists tell it, and ask for it themselves.
             StatBody::Shm { .. } => {}
             StatBody::Sem { otime, .. } => {
                 let (last, change) = self.with_known(serial, |words, nsems| SemSet::at(words, nsems).times());
@@ -62,6 +64,9 @@ impl Backend {
 
     /// Completes MSG_INFO: messages and bytes of all queues.
     pub(super) fn complete_info(&mut self, kind: Kind, info: &mut Info) {
+        if kind == Kind::Shm {
+            info.bytes = self.resident_in_all();
+        }
         if kind != Kind::Msg {
             return;
         }
@@ -72,6 +77,34 @@ impl Backend {
         };
         info.units = sums.messages;
         info.bytes = sums.bytes;
+    }
+
+    /// As much as all segments hold, as it is or lately was.
+    fn resident_in_all(&mut self) -> u64 {
+        let begun = Instant::now();
+        if let Some((known, until)) = self.resident
+            && begun < until
+        {
+            return known;
+        }
+        let segments: Vec<u64> = self.registry.named(Kind::Shm).collect();
+        let sum = segments.iter().map(|&serial| self.resident(serial)).sum();
+        let took = begun.elapsed();
+        let again = if took > LONG { took * AGAIN } else { Duration::ZERO };
+        self.resident = Some((sum, begun + took + again));
+        sum
+    }
+
+    /// Bytes in pages of a segment that hold something. All of it where that cannot be found out.
+    pub(super) fn resident(&self, serial: u64) -> u64 {
+        let Some(construct) = self.registry.construct(serial) else {
+            return 0;
+        };
+        let store = self.stores.of(construct.group);
+        match store.descriptor(Serial(serial), false) {
+            Ok((file, _)) => resident::bytes(&file, construct.extents),
+            Err(_) => construct.extents.iter().map(|extent| extent.bytes).sum(),
+        }
     }
 
     fn add_up(&mut self, begun: Instant) -> Sums {
