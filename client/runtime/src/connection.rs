@@ -36,6 +36,15 @@ impl Trouble {
     pub(crate) fn is_stale(&self) -> bool {
         matches!(self, Trouble::Refused(failure) if failure.errno == libc::ESTALE)
     }
+
+    /// The other end is gone, rather than silent or of another opinion.
+    fn is_end(&self) -> bool {
+        use rustix::io::Errno;
+        matches!(
+            self,
+            Trouble::Closed | Trouble::Socket(Errno::CONNRESET | Errno::PIPE)
+        )
+    }
 }
 
 impl fmt::Display for Trouble {
@@ -131,9 +140,19 @@ impl Connection {
             welcome: None,
             seq: 1,
         };
-        connection.greet(settings, None)?;
-        connection.read_welcome()?;
-        Ok(connection)
+        let greeted = connection
+            .greet(settings, None)
+            .and_then(|()| connection.read_welcome());
+        match greeted {
+            Ok(()) => Ok(connection),
+            // There was a daemon, and it died before it answered: the next one will.
+            Err(trouble) if trouble.is_end() => {
+                let until = Instant::now() + settings.timeout;
+                connection.again(settings, user, until)?;
+                Ok(connection)
+            }
+            Err(trouble) => Err(trouble),
+        }
     }
 
     /// A forked child's connection: says hello without waiting for the answer.

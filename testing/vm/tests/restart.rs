@@ -124,3 +124,38 @@ fn without_a_daemon_a_program_gets_enosys_and_a_hint() -> Result<()> {
     ensure!(said.contains("vshmem serve"), "no hint what to do: {said}");
     Ok(())
 }
+
+/// A daemon that dies after it took a new connection in and before it answered: here one that never was one, and is replaced by the real one.
+#[test]
+fn a_daemon_that_dies_before_it_answers_a_new_process_is_waited_for() -> Result<()> {
+    use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketType};
+    let machine = Machine::start()?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("vshmem.sock");
+    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None)?;
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&path)?)?;
+    rustix::net::listen(&listener, 4)?;
+    let real = machine.runtime().join("vshmem.sock");
+    let dying = std::thread::spawn(move || -> Result<()> {
+        let taken_in = rustix::net::accept(&listener)?;
+        rustix::net::recv(&taken_in, &mut [0u8; 4096][..], RecvFlags::empty())?;
+        std::fs::remove_file(&path)?;
+        std::os::unix::fs::symlink(real, &path)?;
+        drop(taken_in);
+        Ok(())
+    });
+    let mut command = std::process::Command::new(vshmem_testing_vm::actor::actor_program()?);
+    command
+        .env(
+            "LD_PRELOAD",
+            vshmem_testing_vm::machine::built().join("libvshmem_preload.so"),
+        )
+        .env("VSHMEM_RUNTIME_DIR", folder.path());
+    let mut a = Actor::from_command(command, Place::Host)?;
+    let set = a.number(&format!("semget 0x55 1 {CREATE}"))?;
+    ensure!(a.number(&format!("semval {set} 0"))? == 0);
+    match dying.join() {
+        Ok(result) => result,
+        Err(_) => anyhow::bail!("the listener panicked"),
+    }
+}
