@@ -247,6 +247,10 @@ impl Clients {
             Ok(Some(got)) => got,
             Ok(None) => return self.close(reactor, number, None, events),
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
+            // Killed before it read its answer.
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {
+                return self.close(reactor, number, None, events);
+            }
             Err(e) => return self.close(reactor, number, Some(&e.to_string()), events),
         };
         if got.truncated || got.bytes > MAX_MESSAGE {

@@ -115,6 +115,10 @@ impl Frontend {
                 keys,
             } => {
                 self.time.tick(seconds);
+                if !self.greeting {
+                    // A hello was said twice. All that waits was told after the first answer, and a Connect must not be told twice.
+                    return;
+                }
                 let domain = Domain {
                     number: domain,
                     name,
@@ -133,7 +137,11 @@ impl Frontend {
             }
             Down::Refused { why } => self.end = Some(Err(format!("the back-end refuses: {why}"))),
             Down::Connected { tag, outcome } => {
-                if let Some(connecting) = self.connecting.remove(&tag) {
+                // While a hello is under way this is the answer to a Connect before it, and that hello, which does not name the client, ends it: asked
+                // again after the welcome.
+                if !self.greeting
+                    && let Some(connecting) = self.connecting.remove(&tag)
+                {
                     self.connected(connecting, outcome, events);
                 }
             }

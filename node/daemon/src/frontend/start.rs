@@ -127,7 +127,8 @@ impl Frontend {
             heard: true,
             silent: 0,
             connecting: BTreeMap::new(),
-            next_tag: 1,
+            // Above every number a former life may have used: answers to it may still come.
+            next_tag: pages::now() << 20,
             requests: BTreeMap::new(),
             forks: BTreeMap::new(),
             next_fork: pages::now() << 20,

@@ -7,6 +7,7 @@
 //! | `death` | clients that die, daemons that are killed, a clean stop |
 //! | `machines` | sockets for machines that somebody else starts |
 //! | `qemu` | the same, with QEMU at them |
+//! | `greeting` | a front-end whose back-end answers at the wrong moment |
 //! | `front_end` | a front-end and its clients, without a virtual machine |
 //!
 //! Each test has a runtime directory of its own and ends what it started.
@@ -14,6 +15,7 @@
 mod constructs;
 mod death;
 mod front_end;
+mod greeting;
 mod groups;
 mod harness;
 mod hello;
