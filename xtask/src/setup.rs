@@ -66,7 +66,7 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
-/// For the end-to-end tests alone. Not PostgreSQL: its package starts a server, so whoever wants that test installs it.
+/// For the end-to-end tests alone. Not PostgreSQL, whose package starts a server, nor Open MPI, which brings much along: whoever wants those tests installs them.
 const PROGRAMS: &[Package] = &[
     Package {
         name: "libipc-shareable-perl",
@@ -82,6 +82,26 @@ const PROGRAMS: &[Package] = &[
         name: "fakeroot",
         file: "/usr/bin/fakeroot-sysv",
         for_what: "unmodified fakeroot",
+    },
+    Package {
+        name: "python3-sysv-ipc",
+        file: "/usr/share/doc/python3-sysv-ipc",
+        for_what: "the Python example",
+    },
+    Package {
+        name: "ruby",
+        file: "/usr/bin/ruby",
+        for_what: "the Ruby example",
+    },
+    Package {
+        name: "g++",
+        file: "/usr/bin/g++",
+        for_what: "the Boost example",
+    },
+    Package {
+        name: "libboost-dev",
+        file: "/usr/include/boost/interprocess/xsi_shared_memory.hpp",
+        for_what: "the Boost example",
     },
     Package {
         name: "musl-tools",
