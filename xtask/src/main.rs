@@ -14,6 +14,7 @@ usage: cargo xtask <task>
 
   test [--quick]    every rung of the test ladder in its short setting (--quick: without second kernels)
   rules [PART-OF-A-NAME] [PLACE…]   the System V rules, at kernel, host, containers and uml if no place is named: a table, rule by rule
+  soak [--minutes N] [--seed N]   everything at once with random kills, models checking every result; 10 minutes if nothing is said
   demo [ARGS…]      builds what `vshmem demo` needs and runs it
   lint              format and clippy only
   build [--release] the command, the preload library and the C library
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let result = match task.as_str() {
         "test" => tasks::test(rest.iter().any(|a| a == "--quick")),
         "rules" => tasks::rules(&rest),
+        "soak" => tasks::soak(&rest),
         "demo" => tasks::demo(&rest),
         "lint" => tasks::lint(),
         "build" => tasks::build(rest.iter().any(|a| a == "--release")),

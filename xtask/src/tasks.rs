@@ -103,6 +103,22 @@ pub(crate) fn rules(args: &[String]) -> Result<bool> {
     Ok(command.args(args).status().context("cargo run")?.success())
 }
 
+/// `cargo xtask soak`: hands over to the soak, so that Ctrl-C is its alone.
+pub(crate) fn soak(args: &[String]) -> Result<bool> {
+    setup::packages();
+    ensure!(build(false)?, "the build failed");
+    let mut command = cargo(&[
+        "run",
+        "--quiet",
+        "-p",
+        "vshmem-testing-vm",
+        "--example",
+        "soak",
+        "--",
+    ]);
+    Err(std::os::unix::process::CommandExt::exec(command.args(args))).context("cargo run")
+}
+
 /// `cargo xtask demo`: builds with optimisation and hands over to `vshmem demo`.
 pub(crate) fn demo(args: &[String]) -> Result<bool> {
     setup::packages();

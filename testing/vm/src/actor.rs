@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a command gave: its words, or the name of an errno.
 pub type Answer = Result<Vec<String>, String>;
@@ -184,6 +184,25 @@ impl Actor {
     /// An answer that is there within this time, if any: a later one is not lost.
     pub fn answer_if_within(&mut self, limit: Duration) -> Option<String> {
         self.answers.recv_timeout(limit).ok()
+    }
+
+    /// Waits for the program that was started again in its place.
+    pub fn await_ready(&mut self, limit: Duration) -> Result<()> {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let line = self.answers.recv_timeout(left);
+            // The answer to what it did last may come before.
+            if line.with_context(|| format!("nobody is ready at {:?}", self.place))? == "ready" {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets it end by itself, and its guest, if it is in one.
+    pub fn finish(mut self, limit: Duration) -> Result<std::process::ExitStatus> {
+        self.input = None;
+        crate::machine::wait(&mut self.child, limit)
     }
 
     /// kill -9 of the program itself, wherever it runs, by its own hand. It must be idle.

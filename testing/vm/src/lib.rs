@@ -3,12 +3,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`machine`] | a Vshmem of its own for a test: daemon, runtime directory, what is installed here |
+//! | [`soak`] | everything at once for a long time, with random kills and models |
 //! | [`actor`] | a System V program under remote control, anywhere: `programs/actor.c` |
 //!
 //! One body per scenario, one row per pair of places. A row that cannot run here is skipped by name and reason.
 
 pub mod actor;
 pub mod machine;
+pub mod soak;
 
 pub use actor::{Actor, Answer};
 pub use machine::{Machine, Place, containers_available, missing, qemu_missing, uml_available};

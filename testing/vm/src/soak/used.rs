@@ -1,0 +1,124 @@
+//! What the daemon uses, and what must be as it was when all is over.
+
+use crate::machine::Machine;
+use anyhow::{Context, Result, ensure};
+use std::time::{Duration, Instant};
+
+/// How much more memory of its own the daemon and its keeper may use than at first: they then knew no domain but the host's, and the allocator had nothing that
+/// it could not give back.
+const MEMORY: u64 = 3 << 20;
+/// How many more descriptors: a connection may be about to end.
+const DESCRIPTORS: u64 = 2;
+/// How long everything may take to settle.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the daemon and its keeper use together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Used {
+    bytes: u64,
+    descriptors: u64,
+}
+
+impl Used {
+    pub(super) fn now(machine: &Machine) -> Result<Used> {
+        let mut used = Used {
+            bytes: 0,
+            descriptors: 0,
+        };
+        for pid in [machine.keeper_pid(), machine.daemon_pid()?] {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+            let kib = line
+                .and_then(|l| l.split_whitespace().next())
+                .context("no RssAnon")?;
+            used.bytes += kib.parse::<u64>()? * 1024;
+            used.descriptors += std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
+        }
+        Ok(used)
+    }
+
+    /// Waits until it is what it was; says what it is.
+    pub(super) fn is_back(machine: &Machine, at_first: &Used) -> Result<String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let now = Used::now(machine)?;
+            let more = now.bytes.saturating_sub(at_first.bytes);
+            let fine = more <= MEMORY && now.descriptors.saturating_sub(at_first.descriptors) <= DESCRIPTORS;
+            let says = format!(
+                "daemon and keeper use {} KiB and {} descriptors, at first {} KiB and {}",
+                now.bytes / 1024,
+                now.descriptors,
+                at_first.bytes / 1024,
+                at_first.descriptors
+            );
+            if fine {
+                return Ok(format!(
+                    "{says} (allowed: {} KiB and {DESCRIPTORS} more)",
+                    MEMORY / 1024
+                ));
+            }
+            ensure!(Instant::now() < until, "{says}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+/// A construct of a list.
+#[derive(Debug)]
+struct Left {
+    option: &'static str,
+    id: i64,
+    domain: String,
+    /// A queue that nobody ever sent anything to.
+    unused: bool,
+}
+
+fn constructs(machine: &Machine) -> Result<Vec<Left>> {
+    let out = machine.vshmem(&["ipcs", "--json"])?;
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).context("ipcs --json")?;
+    let mut all = Vec::new();
+    for (kind, option) in [("shm", "-m"), ("sem", "-s"), ("msg", "-q")] {
+        for construct in json[kind].as_array().context("no list")? {
+            let id = construct["id"].as_i64().context("no id")?;
+            let domain = construct["domain"].as_str().context("no domain")?;
+            all.push(Left {
+                option,
+                id,
+                domain: domain.to_owned(),
+                unused: kind == "msg" && construct["stime"].is_null(),
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// Takes away what the killed left, as they would have on any Linux; then nothing must be there, neither in lists nor in the pool.
+///
+/// stress-ng that is interrupted while it still makes its thousand queues, which takes a guest minutes, leaves the first of them, by the kernel's own IPC
+/// as well: so one unused queue may be left by each of `guests`.
+pub(super) fn nothing_left(machine: &Machine, victims: &str, guests: &[String]) -> Result<()> {
+    let mut interrupted = guests.to_vec();
+    for left in constructs(machine)? {
+        let early = interrupted.iter().position(|d| left.unused && *d == left.domain);
+        if left.domain == victims || early.is_some() {
+            early.map(|at| interrupted.remove(at));
+            let out = machine.vshmem(&["ipcrm", left.option, &left.id.to_string()])?;
+            ensure!(out.status.success(), "{left:?} cannot be removed: {out:?}");
+        }
+    }
+    let left = constructs(machine)?;
+    ensure!(left.is_empty(), "left over in `vshmem ipcs`: {left:?}");
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let out = machine.vshmem(&["status", "--json"])?;
+        let status: serde_json::Value = serde_json::from_slice(&out.stdout).context("status --json")?;
+        let domains = status["domains"].as_array().context("no domains")?;
+        let clients: u64 = domains.iter().filter_map(|d| d["clients"].as_u64()).sum();
+        // The one that asks is a client, too.
+        if status["pool"]["used"] == 0 && status["pool"]["quarantine"] == 0 && clients <= 1 {
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "left over: {status}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
