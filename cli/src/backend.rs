@@ -5,6 +5,7 @@
 use crate::connection::Connection;
 use crate::place::Place;
 use crate::trouble::{OURS, Outcome, Trouble};
+use rustix::process::{Pid, Signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::ffi::OsStr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -84,36 +85,46 @@ impl Backend {
 
     /// Runs a program to its end, passing signals to it, then ends the back-end.
     pub(crate) fn run(self, mut command: Command, name: &OsStr) -> Outcome {
-        let own = |error: std::io::Error| Trouble::new("signals", error).with_status(OURS);
-        let mut signals =
-            signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).map_err(own)?;
-        let mut child = command
-            .spawn()
-            .map_err(|error| crate::commands::run::failed_to_run(name, &error))?;
-        let pid = rustix::process::Pid::from_child(&child);
-        let handle = signals.handle();
-        let forward = std::thread::spawn(move || {
-            for number in signals.forever() {
-                // The terminal has sent SIGINT and SIGQUIT to the program already.
-                if matches!(number, SIGTERM | SIGHUP)
-                    && let Some(signal) = rustix::process::Signal::from_named_raw(number)
-                {
-                    let _ = rustix::process::kill_process(pid, signal);
-                }
-            }
-        });
-        let status = child.wait();
-        handle.close();
-        let _ = forward.join();
-        let status = status.map_err(|error| Trouble::new(name.to_string_lossy(), error).with_status(OURS))?;
-        Ok(exit_status(status))
+        attend(name, || {
+            let mut child = command
+                .spawn()
+                .map_err(|error| crate::commands::run::failed_to_run(name, &error))?;
+            let pid = Pid::from_child(&child);
+            Ok((Some(pid), move || child.wait()))
+        })
     }
+}
+
+/// Starts a program, waits for its end and passes signals to it meanwhile. `start` gives its pid and how to wait.
+pub(crate) fn attend<W: FnOnce() -> std::io::Result<ExitStatus>>(
+    name: &OsStr,
+    start: impl FnOnce() -> Result<(Option<Pid>, W), Trouble>,
+) -> Outcome {
+    let own = |error: std::io::Error| Trouble::new("signals", error).with_status(OURS);
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).map_err(own)?;
+    let (pid, wait) = start()?;
+    let handle = signals.handle();
+    let forward = std::thread::spawn(move || {
+        for number in signals.forever() {
+            // The terminal has sent SIGINT and SIGQUIT to the program already.
+            if matches!(number, SIGTERM | SIGHUP)
+                && let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(number))
+            {
+                let _ = rustix::process::kill_process(pid, signal);
+            }
+        }
+    });
+    let status = wait();
+    handle.close();
+    let _ = forward.join();
+    let status = status.map_err(|error| Trouble::new(name.to_string_lossy(), error).with_status(OURS))?;
+    Ok(exit_status(status))
 }
 
 impl Drop for Backend {
     fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let pid = Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
         let until = Instant::now() + STOP;
         while Instant::now() < until {
             if !matches!(self.child.try_wait(), Ok(None)) {

@@ -40,8 +40,12 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    // Two other lives of this executable: a daemon that its keeper started, and a guest's first process.
+    // Other lives of this executable: a daemon that its keeper started, a supervisor of `run --strict`, a guest's first process.
     if let Some(status) = vshmem_daemon::daemon_main() {
+        return status;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(status) = vshmem_strict::supervisor_main() {
         return status;
     }
     if vshmem_guest::init::is_init() {

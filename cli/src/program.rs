@@ -46,11 +46,17 @@ impl Unreached {
 
     fn remedy(&self) -> &'static str {
         match self {
-            Unreached::Static => "link it dynamically, or use the vshmem crate or libvshmem in it",
+            Unreached::Static | Unreached::OtherLibc(_) => "`vshmem run --strict` serves its system calls",
             Unreached::Bits32 | Unreached::Machine(_) => "build it for this machine",
-            Unreached::OtherLibc(_) => "use a glibc build of it, or the vshmem crate in it",
-            Unreached::Privileged(_) => "run it as the user whose rights it takes, or a copy without them",
+            Unreached::Privileged(_) => {
+                "run it as the user whose rights it takes, or with `vshmem run --strict`, under which it gains none"
+            }
         }
+    }
+
+    /// Whether `--strict` serves it all the same.
+    fn is_reached_strictly(&self) -> bool {
+        !matches!(self, Unreached::Bits32 | Unreached::Machine(_))
     }
 }
 
@@ -99,14 +105,24 @@ fn executable(path: &Path) -> Option<bool> {
     Some(metadata.is_file() && allowed)
 }
 
-/// Refuses a program that the preload library would not reach.
-pub(crate) fn check(path: &Path) -> Result<(), Trouble> {
+/// Refuses a program that would not be reached: by the preload library, or with `--strict` by the supervisor. Gives what the user should know of
+/// one that would.
+pub(crate) fn check(path: &Path, strict: bool) -> Result<Option<String>, Trouble> {
     let (file, why) = match unreached(path, DEPTH) {
-        Ok(None) => return Ok(()),
+        Ok(None) => return Ok(None),
         Ok(Some(found)) => found,
         // What cannot be read can still be executed; its kind is not known then.
-        Err(_) => return Ok(()),
+        Err(_) => return Ok(None),
     };
+    if strict && why.is_reached_strictly() {
+        let Unreached::Privileged(how) = why else {
+            return Ok(None);
+        };
+        return Ok(Some(format!(
+            "{}: it is {how}, and gains no rights by that under --strict",
+            file.display()
+        )));
+    }
     let what = if file == path {
         path.display().to_string()
     } else {
@@ -118,6 +134,14 @@ pub(crate) fn check(path: &Path) -> Result<(), Trouble> {
     )
     .remedy(format!("{}, or use --force to run it all the same", why.remedy()))
     .with_status(OURS))
+}
+
+/// Whether the preload library would reach a program, as far as one can tell.
+pub(crate) fn is_reached(path: &Path) -> bool {
+    !matches!(
+        unreached(path, DEPTH),
+        Ok(Some((_, Unreached::Static | Unreached::OtherLibc(_))))
+    )
 }
 
 /// The file that is the trouble, and the trouble; follows `#!` lines.

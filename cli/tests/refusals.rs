@@ -56,6 +56,8 @@ fn assert_refused(folder: &Folder, program: &Path, words: &str) {
         message.contains(words) && message.contains("--force"),
         "{message}"
     );
+    let strict = !words.contains("32-bit");
+    assert_eq!(message.contains("--strict"), strict, "{message}");
     assert_eq!(message.lines().count(), 1, "{message}");
     assert!(
         message.starts_with(&format!("vshmem: {}", program.display())),

@@ -19,9 +19,14 @@ pub(crate) const KEYS: &str = "VSHMEM_KEYS";
 The program is loaded together with libvshmem_preload.so, which serves its System V calls. Programs that no library can be loaded into
 (static, set-uid, 32-bit, or of another C library than glibc) are refused with the reason, instead of being run unserved.
 
+With --strict the kernel tells a supervisor of every System V call that the program, or anything it starts, makes past that library, and the
+supervisor has it served: static programs, Go programs and those of other C libraries work, more slowly (tens of microseconds a call). 32-bit
+programs are stopped at such a call. Programs gain no rights by set-uid bits (no_new_privs). Needs Linux 5.19.
+
 Examples:
   vshmem run -- ./server --port 80
   vshmem run --serve -- sh -c 'ipcmk -Q; ipcs'
+  vshmem run --strict -- ./static-server
   vshmem run --keys 0x1000-0x1fff,private -- postgres -D data
 
 Exit status: the program's; 125 if Vshmem is the reason that it did not run, 126 if it cannot be executed, 127 if it is not found.")]
@@ -33,6 +38,9 @@ pub(crate) struct Run {
     /// Start a back-end for as long as the program runs
     #[arg(long)]
     serve: bool,
+    /// Serve system calls made past the C library too, of static programs and of Go and musl programs; set-uid programs gain no rights
+    #[arg(long)]
+    strict: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "PROG")]
     program: Vec<OsString>,
@@ -70,8 +78,10 @@ fn keys(text: &str) -> Result<String, String> {
 /// Runs the command.
 pub(crate) fn run(options: &Run) -> Outcome {
     let found = program::find(&options.program[0])?;
-    if !options.how.force {
-        program::check(&found)?;
+    match program::check(&found, options.strict) {
+        Err(refused) if !options.how.force => return Err(refused),
+        Ok(Some(warning)) => eprintln!("vshmem: {warning}"),
+        _ => {}
     }
     let library = preload::find()?;
     let backend = if options.serve {
@@ -98,10 +108,62 @@ pub(crate) fn run(options: &Run) -> Outcome {
         command.env(name, value);
     }
     tracing::debug!(domain = welcome.name, program = %found.display(), "running");
+    if options.strict {
+        let outcome = supervised(options, &found, &library, &place, welcome.keys);
+        drop(backend);
+        return outcome;
+    }
     match backend {
         None => Err(failed_to_run(&options.program[0], &command.exec())),
         Some(backend) => backend.run(command, &options.program[0]),
     }
+}
+
+/// Runs the program under a supervisor.
+#[cfg(target_arch = "x86_64")]
+fn supervised(
+    options: &Run,
+    file: &std::path::Path,
+    library: &std::path::Path,
+    place: &Place,
+    keys: Option<String>,
+) -> Outcome {
+    use vshmem_strict::Failed;
+    let how = How {
+        // The supervisor asks nobody: what the daemon said, it is told.
+        keys: options.how.keys.clone().or(std::env::var(KEYS).ok()).or(keys),
+        ..options.how.clone()
+    };
+    let mut environment = environment(library, place, &how)?;
+    if !program::is_reached(file) {
+        // Another dynamic linker would try to load it, and fail.
+        environment.retain(|(name, _)| *name != "LD_PRELOAD");
+    }
+    let name = &options.program[0];
+    crate::backend::attend(name, || {
+        let running = vshmem_strict::start(file, &options.program, &environment);
+        let running = running.map_err(|failed| match failed {
+            Failed::NotExecuted(errno) => failed_to_run(name, &std::io::Error::from_raw_os_error(errno)),
+            Failed::NotSupervised { why, remedy } => {
+                Trouble::new(format!("{} --strict", name.to_string_lossy()), why)
+                    .remedy(remedy)
+                    .with_status(OURS)
+            }
+        })?;
+        Ok((rustix::process::Pid::from_raw(running.pid), move || {
+            running.wait()
+        }))
+    })
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn supervised(_: &Run, file: &std::path::Path, _: &std::path::Path, _: &Place, _: Option<String>) -> Outcome {
+    Err(Trouble::new(
+        file.display().to_string(),
+        "--strict is there for x86-64 processors only",
+    )
+    .remedy("leave it out: dynamically linked programs are served without it")
+    .with_status(OURS))
 }
 
 /// What a program's environment needs to be served.

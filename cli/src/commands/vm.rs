@@ -162,7 +162,7 @@ pub(crate) fn run(options: &Vm) -> Outcome {
     let What::Run(options) = &options.what;
     let found = program::find(&options.program[0])?;
     if !options.how.force {
-        program::check(&found)?;
+        program::check(&found, false)?;
     }
     let library = preload::find()?;
     let port = port(&options.port)?;

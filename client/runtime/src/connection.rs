@@ -87,6 +87,8 @@ pub(crate) struct User {
     uid: u32,
     gid: u32,
     groups: u64,
+    /// How often the process that this one stands in for may have become another user.
+    wards: u32,
 }
 
 impl User {
@@ -104,6 +106,7 @@ impl User {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             groups,
+            wards: crate::ward::changes(),
         }
     }
 }
@@ -169,13 +172,13 @@ impl Connection {
             seq: 1,
         };
         let descriptor = connection.socket.get().ok_or(Trouble::Closed)?;
-        socket::send_with_credentials(descriptor, &hello(settings, None))?;
+        socket::send_with_credentials(descriptor, &hello(settings, None), &settings.ward.beside())?;
         Ok(connection)
     }
 
     fn greet(&self, settings: &Settings, resume: Option<u32>) -> Result<(), Trouble> {
         let descriptor = self.socket.get().ok_or(Trouble::Closed)?;
-        socket::send(descriptor, &hello(settings, resume), &[])?;
+        socket::send(descriptor, &hello(settings, resume), &settings.ward.beside())?;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use crate::connection::{Connection, Identity, Trouble, User};
 use crate::errno::{Errno, Result};
 use crate::pieces::Pieces;
 use crate::thread::{self, Thread};
+use crate::ward::Ward;
 use crate::{config, place, process, socket};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
@@ -26,6 +27,7 @@ pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     pub(crate) domain: Option<String>,
     pub(crate) timeout: Duration,
+    pub(crate) ward: Ward,
 }
 
 /// Everything that the control lock guards.
@@ -59,6 +61,7 @@ pub(crate) fn prepare_program(state: &mut State) {
         socket: config::socket_path(),
         domain: config::domain(),
         timeout: config::timeout(),
+        ward: Ward::default(),
     });
 }
 
@@ -175,6 +178,9 @@ impl State {
 
     fn no_daemon(&mut self, trouble: &Trouble) -> Errno {
         self.gave_up = true;
+        if self.settings.as_ref().is_some_and(|s| s.ward.ended()) {
+            return Errno::ENOSYS;
+        }
         if !std::mem::replace(&mut self.said_no_daemon, true) {
             let path = self
                 .settings
@@ -288,6 +294,9 @@ impl State {
         thread::forget_others(own);
         let parents = self.connection.take();
         self.tickets.clear();
+        if let Some(settings) = &mut self.settings {
+            settings.ward.forked();
+        }
         if let (Some(end), Some(settings)) = (self.childs_end.take(), &self.settings)
             && let Ok(connection) = Connection::of_child(end, settings, User::now(self.groups))
         {

@@ -12,6 +12,8 @@
 //! | [`signal`] | handlers wait until a thread is out of its section; faults on the program's pointers end in EFAULT |
 //! | [`user`] | the program's own memory, which may not be there |
 //! | [`mappings`], `pieces` | munmap and its like over attached segments; where those lie |
+//! | [`keys`] | which keys are Vshmem's |
+//! | [`ward`] | standing in for another process |
 //! | [`config`] | the environment variables obeyed |
 //! | [`log`] | what is said on standard error |
 //! | `process`, `thread` | fork noticed with one load, the control lock; thread numbers, hazards, sections |
@@ -29,6 +31,7 @@ mod control;
 mod ending;
 pub mod errno;
 mod futex;
+pub mod keys;
 pub mod log;
 mod map;
 pub mod mappings;
@@ -46,6 +49,7 @@ pub mod signal;
 mod socket;
 mod thread;
 pub mod user;
+pub mod ward;
 mod world;
 #[cfg(test)]
 mod world_tests;

@@ -158,6 +158,24 @@ impl Runtime {
     }
 }
 
+/// Bytes of the whole pages that hold a segment.
+fn pages_of(memory: &Memory, segsz: u64) -> Result<usize> {
+    let whole = map::check(memory)?;
+    let bytes = usize::try_from(segsz).map_err(|_| Errno::ENOMEM)?;
+    let bytes = bytes.max(1).checked_next_multiple_of(4096).ok_or(Errno::ENOMEM)?;
+    if bytes > whole {
+        return Err(Errno::EPROTO);
+    }
+    Ok(bytes)
+}
+
+/// As much of a segment's memory as is to be mapped, and how many bytes that is.
+pub(crate) fn needed(memory: Memory, segsz: u64) -> Result<(Memory, usize)> {
+    let bytes = pages_of(&memory, segsz)?;
+    let extents = cut(&memory, bytes);
+    Ok((Memory { extents, ..memory }, bytes))
+}
+
 /// Maps a segment; gives where and how many bytes.
 ///
 /// # Safety
@@ -169,12 +187,7 @@ unsafe fn map_segment(
     from: rustix::fd::BorrowedFd<'_>,
     protection: ProtFlags,
 ) -> Result<(*mut u8, usize)> {
-    let whole = map::check(memory)?;
-    let bytes = usize::try_from(segsz).map_err(|_| Errno::ENOMEM)?;
-    let bytes = bytes.max(1).checked_next_multiple_of(4096).ok_or(Errno::ENOMEM)?;
-    if bytes > whole {
-        return Err(Errno::EPROTO);
-    }
+    let bytes = pages_of(memory, segsz)?;
     let at = match place {
         Place::Anywhere => map::reserve(bytes)?,
         Place::Free(at) => {

@@ -111,9 +111,16 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[Borrowed
 }
 
 /// Sends one datagram with the sender's credentials, without waiting and without memory of the heap: for a forked child.
-pub(crate) fn send_with_credentials(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+pub(crate) fn send_with_credentials(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(DESCRIPTORS))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(Errno::TOOMANYREFS);
+    }
     beside.push(SendAncillaryMessage::ScmCredentials(UCred {
         pid: rustix::process::getpid(),
         uid: rustix::process::geteuid(),

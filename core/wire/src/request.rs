@@ -71,7 +71,8 @@ pub enum Which {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// First on every connection. Answered by [`Reply::Welcome`] with two descriptors: the time page (read-only) and the wait page
-    /// (the latter only where `space` is not 0).
+    /// (the latter only where `space` is not 0). With a pidfd beside it, the caller stands in for that process: constructs show that one's pid,
+    /// while the client lives as long as the caller. The other process must be of the same user, or the caller be root, who then counts as that user.
     Hello {
         /// [`crate::VERSION`].
         version: u32,

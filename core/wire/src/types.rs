@@ -73,6 +73,19 @@ pub struct Credentials {
     pub groups: Vec<u32>,
     /// Effective capabilities that System V IPC asks for: see [`caps`].
     pub caps: u8,
+    /// Pid of the process that this one stands in for, which is the one that constructs show; 0: it stands in for nobody.
+    pub stands_for: u32,
+}
+
+impl Credentials {
+    /// The pid that constructs show.
+    pub fn shown_pid(&self) -> u32 {
+        if self.stands_for == 0 {
+            self.pid
+        } else {
+            self.stands_for
+        }
+    }
 }
 
 /// Bits of [`Credentials::caps`].

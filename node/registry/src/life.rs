@@ -161,7 +161,7 @@ impl Registry {
         let clients = up
             .ok_or_else(|| Failure::because(ESTALE, "the domain is not up"))?
             .clients;
-        if who.pid == 0 || who.pid >= PIDS || who.groups.len() > GROUPS {
+        if who.pid == 0 || who.pid >= PIDS || who.stands_for >= PIDS || who.groups.len() > GROUPS {
             return Err(Failure::errno(EINVAL));
         }
         who.groups.sort_unstable();

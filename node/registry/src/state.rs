@@ -217,7 +217,7 @@ impl Client {
     pub(crate) fn pid(&self) -> Pid {
         Pid {
             domain: self.domain,
-            pid: self.who.pid,
+            pid: self.who.shown_pid(),
         }
     }
 }

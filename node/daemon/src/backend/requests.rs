@@ -101,7 +101,7 @@ impl Backend {
         if let Some(fork) = fork {
             self.end_fork(fork);
         }
-        let process = (who.pid, who.start);
+        let (process, shown) = ((who.pid, who.start), who.shown_pid());
         let of_domain = |c: &u32| self.registry.client(*c).is_some_and(|c| c.domain == domain);
         let same = hello.same.into_iter().find(of_domain);
         let command = Command::Connect {
@@ -115,7 +115,7 @@ impl Backend {
             other => return Err(surprise(&other)),
         };
         let client = connected.client;
-        let reply = Reply::Welcome(self.welcome(connected, domain, name, process.0));
+        let reply = Reply::Welcome(self.welcome(connected, domain, name, shown));
         let page = self
             .time
             .reader()

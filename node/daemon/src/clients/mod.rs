@@ -291,7 +291,14 @@ impl Clients {
                     domain,
                     same: Vec::new(),
                 };
-                self.hello(reactor, number, envelope.seq, hello, got.sender, events);
+                self.hello(
+                    reactor,
+                    number,
+                    envelope.seq,
+                    hello,
+                    (got.sender, got.descriptors),
+                    events,
+                );
             }
             (Stage::Client(client), body) if !matches!(body, Request::Hello { .. }) => {
                 events.push(Event::Request {
@@ -311,7 +318,7 @@ impl Clients {
         number: u32,
         seq: u64,
         hello: Hello,
-        sender: Option<Sender>,
+        (sender, descriptors): (Option<Sender>, Vec<OwnedFd>),
         events: &mut Vec<Event>,
     ) {
         let Some(link) = self.links.get_mut(&number) else {
@@ -325,6 +332,10 @@ impl Clients {
                 .map_err(Into::into)
                 .and_then(identity::connected),
         };
+        let identity = identity.and_then(|(own, pidfd)| match descriptors.first() {
+            Some(other) => Ok((identity::standing_in(own, other)?, pidfd)),
+            None => Ok((own, pidfd)),
+        });
         let (who, pidfd) = match identity {
             Ok(identity) => identity,
             Err(e) => {

@@ -232,7 +232,7 @@ impl Frontend {
         if let Some(fork) = fork {
             self.end_fork(fork);
         }
-        let welcome = outcome.and_then(|connected| self.welcome_of(connected, who.pid));
+        let welcome = outcome.and_then(|connected| self.welcome_of(connected, who.shown_pid()));
         match welcome {
             Err(failure) => self.clients.refuse(&self.reactor, link, seq, failure, events),
             Ok((welcome, fds)) => {

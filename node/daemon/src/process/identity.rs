@@ -9,7 +9,8 @@ use rustix::process::{Pid, PidfdFlags};
 use std::io;
 use vshmem_wire::{Credentials, caps};
 
-/// Bits of CapEff that System V IPC asks for.
+/// Bits of CapEff: the one that lets a process become another user, and those that System V IPC asks for.
+const CAP_SETUID: u32 = 7;
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_IPC_OWNER: u32 = 15;
 const CAP_SYS_ADMIN: u32 = 21;
@@ -119,6 +120,7 @@ pub(crate) fn connected(peer: Peer) -> anyhow::Result<(Credentials, OwnedFd)> {
         gid: peer.gid,
         groups: peer.groups,
         caps,
+        stands_for: 0,
     };
     Ok((who, pidfd))
 }
@@ -150,8 +152,57 @@ pub(crate) fn forked(sender: Sender) -> anyhow::Result<(Credentials, OwnedFd)> {
         gid,
         groups,
         caps,
+        stands_for: 0,
     };
     Ok((who, pidfd))
+}
+
+/// The identity of a process that stands in for another one, which it names by a pidfd.
+///
+/// What it gains by that must be nothing that it could not have anyway. Another user's process can be named by root only (who could become that user),
+/// and root then counts as that user; anybody else keeps its own identity, and shows the pid of a process of its own user.
+pub(crate) fn standing_in(own: Credentials, other: &OwnedFd) -> anyhow::Result<Credentials> {
+    let pid = pid_of(other).context("reading which process is stood in for")?;
+    let status = status(pid).context("reading the status of the process stood in for")?;
+    if has_ended(other) {
+        bail!("the process stood in for has ended");
+    }
+    // Not uid 0 of some user namespace: this daemon sees that one's as another.
+    if own.uid == 0 && may_become_anybody(own.pid) {
+        return Ok(Credentials {
+            stands_for: pid,
+            uid: status.euid,
+            gid: status.egid,
+            groups: status.groups,
+            caps: caps_of(status.effective) & own.caps,
+            ..own
+        });
+    }
+    if (status.euid, status.egid) != (own.uid, own.gid) {
+        bail!("the process stood in for is another user's");
+    }
+    Ok(Credentials {
+        stands_for: pid,
+        caps: caps_of(status.effective) & own.caps,
+        ..own
+    })
+}
+
+fn may_become_anybody(pid: u32) -> bool {
+    status(pid).is_ok_and(|status| status.euid == 0 && status.effective & (1 << CAP_SETUID) != 0)
+}
+
+/// The process that a pidfd is for, in this pid namespace.
+fn pid_of(pidfd: &OwnedFd) -> anyhow::Result<u32> {
+    use std::os::fd::AsRawFd;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+    let pid: i64 = line.context("not a pidfd")?.trim().parse()?;
+    match u32::try_from(pid) {
+        Ok(0) => bail!("it is not visible from here (another pid namespace)"),
+        Ok(pid) => Ok(pid),
+        Err(_) => bail!("it has ended"),
+    }
 }
 
 /// What a living process whose socket ended still has mapped.
@@ -220,6 +271,29 @@ mod tests {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
         }
+    }
+
+    #[test]
+    fn only_root_counts_as_another_user_by_standing_in_for_it() {
+        let init = open_pid(1).unwrap();
+        let (own, _) = forked(this_process()).unwrap();
+        if own.uid == 0 {
+            let as_init = standing_in(own.clone(), &init).unwrap();
+            assert_eq!(
+                (as_init.pid, as_init.stands_for, as_init.shown_pid()),
+                (own.pid, 1, 1)
+            );
+        }
+        let stranger = Credentials {
+            uid: 12_345,
+            ..own.clone()
+        };
+        assert!(standing_in(stranger, &init).is_err());
+        let itself = open_pid(own.pid).unwrap();
+        let for_itself = standing_in(own.clone(), &itself).unwrap();
+        assert_eq!((for_itself.uid, for_itself.stands_for), (own.uid, own.pid));
+        let no_pidfd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        assert!(standing_in(own, &no_pidfd).is_err());
     }
 
     #[test]

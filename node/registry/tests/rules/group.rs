@@ -95,6 +95,7 @@ impl Group {
             gid: uid,
             groups: Vec::new(),
             caps: if uid == 0 { 15 } else { 0 },
+            stands_for: 0,
         }
     }
 

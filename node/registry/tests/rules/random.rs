@@ -87,6 +87,7 @@ fn life() -> impl Strategy<Value = Command> {
             gid: uid,
             groups: vec![uid + 1],
             caps,
+            stands_for: 0,
         });
     let name = prop::sample::select(vec!["host".to_string(), "a".into(), "b".into(), "c d".into()]);
     prop_oneof![

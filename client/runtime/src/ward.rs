@@ -1,0 +1,151 @@
+//! Standing in for another process: a client that makes the calls of a process which cannot make them itself, its *ward*.
+//!
+//! The daemon is told by a pidfd beside the hello. Constructs then show the ward's pid, and a root stand-in counts as the ward's user. All the rest
+//! is the stand-in's own: its memory has the sets and queues, its death is what the daemon waits for. So whoever stands in for a process must die with
+//! it, and fork with it if it has segments attached. Segments are mapped where the ward is, by whoever can do that: this module only counts them.
+
+use crate::errno::{Errno, Result};
+use crate::mappings;
+use crate::process;
+use crate::runtime::Runtime;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use vshmem_wire::{Memory, Reply, Request};
+
+static CHANGES: AtomicU32 = AtomicU32::new(0);
+
+/// How often the ward may have become another user.
+pub(crate) fn changes() -> u32 {
+    CHANGES.load(Ordering::Relaxed)
+}
+
+/// The process that this one stands in for.
+#[derive(Debug, Default)]
+pub(crate) struct Ward {
+    now: Option<OwnedFd>,
+    /// The one that a forked child of this process will stand in for.
+    childs: Option<OwnedFd>,
+}
+
+impl Ward {
+    /// What goes with a hello.
+    pub(crate) fn beside(&self) -> Vec<BorrowedFd<'_>> {
+        self.now.iter().map(AsFd::as_fd).collect()
+    }
+
+    /// Whether there is one that has ended: then nobody waits for an answer.
+    pub(crate) fn ended(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        self.now.as_ref().is_some_and(|pidfd| {
+            matches!(poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)), Ok(ready) if ready > 0)
+        })
+    }
+
+    /// This is the child.
+    pub(crate) fn forked(&mut self) {
+        if let Some(childs) = self.childs.take() {
+            self.now = Some(childs);
+        }
+    }
+}
+
+/// A segment that the daemon has counted as attached, to be mapped in the ward.
+#[derive(Debug)]
+pub struct Counted {
+    /// Where its pages are, as much as is to be mapped.
+    pub memory: Memory,
+    /// What to map them from.
+    pub from: OwnedFd,
+    /// Whole pages that hold the segment.
+    pub bytes: usize,
+}
+
+impl Runtime {
+    /// From now on this process stands in for the one that `pidfd` is for.
+    pub fn stand_in_for(&self, pidfd: OwnedFd) {
+        if let Some(settings) = &mut process::lock().settings {
+            settings.ward.now = Some(pidfd);
+        }
+    }
+
+    /// The next child that this process forks will stand in for the one that `pidfd` is for.
+    pub fn child_stands_in_for(&self, pidfd: Option<OwnedFd>) {
+        if let Some(settings) = &mut process::lock().settings {
+            settings.ward.childs = pidfd;
+        }
+    }
+
+    /// The ward may have become another user: the daemon looks at it again.
+    pub fn ward_changed(&self) {
+        CHANGES.fetch_add(1, Ordering::Relaxed);
+        self.identity_changed();
+    }
+
+    /// MSGMAX as it is now.
+    pub fn longest_message(&self) -> Result<usize> {
+        match crate::pages::msgmax() {
+            Some(known) => Ok(known),
+            None => Ok(self.connect()?.limits.msgmax as usize),
+        }
+    }
+
+    /// shmat(2) for the ward: `map` puts the segment into the ward's memory and says where. What another one covers there is no longer attached.
+    pub fn shmat_in_ward(
+        &self,
+        id: i32,
+        flags: i32,
+        map: impl FnOnce(&Counted) -> Result<usize>,
+    ) -> Result<usize> {
+        let read_only = flags & libc::SHM_RDONLY != 0;
+        let exec = flags & libc::SHM_EXEC != 0;
+        let mut state = process::lock();
+        let request = Request::ShmAttach { id, read_only, exec };
+        let (reply, descriptors) = state.request(&request, &[]).map_err(|f| Errno(f.errno))?;
+        let Reply::Attached { memory, segsz } = reply else {
+            return Err(Errno::EPROTO);
+        };
+        let made = descriptors
+            .into_iter()
+            .next()
+            .ok_or(Errno::EPROTO)
+            .and_then(|from| {
+                let (memory, bytes) = crate::shm::needed(memory, segsz)?;
+                let counted = Counted { memory, from, bytes };
+                map(&counted).map(|at| (at, bytes))
+            });
+        match made {
+            Ok((at, bytes)) => {
+                if flags & libc::SHM_REMAP != 0 {
+                    mappings::gone(&mut state, at, bytes);
+                }
+                // What a ward does to a part of it is not noticed.
+                state.segments.attached(at, bytes, 0, segsz as usize, id);
+                Ok(at)
+            }
+            Err(errno) => {
+                let _ = state.ask(&Request::ShmDetach { id });
+                Err(errno)
+            }
+        }
+    }
+
+    /// shmdt(2) for the ward: `unmap` takes so many bytes from the address on out of the ward's memory.
+    pub fn shmdt_in_ward(&self, address: usize, unmap: impl FnOnce(usize) -> Result<()>) -> Result<()> {
+        let mut state = process::lock();
+        let pieces = state.segments.attachment(address);
+        let first = pieces.first().ok_or(Errno::EINVAL)?;
+        unmap(first.bytes)?;
+        mappings::gone(&mut state, first.at, first.bytes);
+        Ok(())
+    }
+
+    /// The ward executes another program: nothing is attached any more.
+    pub fn ward_executed(&self) {
+        let mut state = process::lock();
+        mappings::gone(&mut state, 0, usize::MAX);
+    }
+}

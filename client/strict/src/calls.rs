@@ -1,0 +1,294 @@
+//! The twelve calls, made by a stand-in with the arguments and the memory of the one it stands in for.
+
+use crate::errand::{self, Errand, Outcome, Place};
+use crate::memory;
+use crate::notice::Notice;
+use rustix::fd::{AsFd, BorrowedFd};
+use std::ffi::c_void;
+use std::time::Duration;
+use vshmem_abi::{layouts, msg, sem, shm};
+use vshmem_runtime::sysv::SEMOPM;
+use vshmem_runtime::ward::Counted;
+use vshmem_runtime::{Errno, Result, Runtime, SemBuf};
+
+const PAGE: usize = 4096;
+/// A buffer that is long enough for any message but where the limit allows for more.
+const LONG: usize = 1 << 20;
+/// What `*_STAT`, `*_INFO` and `*_STAT_ANY` are, beyond the commands that libc names.
+const SHM_STAT: i32 = 13;
+const SHM_INFO: i32 = 14;
+const SHM_STAT_ANY: i32 = 15;
+const GETALL: i32 = 13;
+const SETALL: i32 = 17;
+const SEM_STAT: i32 = 18;
+const SEM_INFO: i32 = 19;
+const SEM_STAT_ANY: i32 = 20;
+const MSG_STAT: i32 = 11;
+const MSG_INFO: i32 = 12;
+const MSG_STAT_ANY: i32 = 13;
+
+/// Makes a call. `None`: the supervisor has answered it.
+pub(crate) fn make(notice: &Notice, errands: BorrowedFd<'_>) -> Option<std::result::Result<i64, i32>> {
+    let runtime = Runtime::global();
+    let n = notice;
+    let int = |result: Result<i32>| result.map(i64::from);
+    let result = match i64::from(n.number) {
+        libc::SYS_shmget => int(runtime.shmget(n.int(0), n.word(1), n.int(2))),
+        libc::SYS_shmat => return shmat(n, errands),
+        libc::SYS_shmdt => return shmdt(n, errands),
+        libc::SYS_shmctl => int(shmctl(n)),
+        libc::SYS_semget => int(runtime.semget(n.int(0), n.int(1), n.int(2))),
+        libc::SYS_semop => semop(n, None),
+        libc::SYS_semtimedop => timeout(n).and_then(|time| semop(n, time)),
+        libc::SYS_semctl => int(semctl(n)),
+        libc::SYS_msgget => int(runtime.msgget(n.int(0), n.int(1))),
+        libc::SYS_msgsnd => msgsnd(n),
+        libc::SYS_msgrcv => msgrcv(n),
+        libc::SYS_msgctl => int(msgctl(n)),
+        _ => Err(Errno::ENOSYS),
+    };
+    Some(result.map_err(|errno| errno.0))
+}
+
+fn read(n: &Notice, at: usize, into: &mut [u8]) -> Result<()> {
+    memory::read(n.thread, at, into).map_err(Errno)
+}
+
+fn write(n: &Notice, at: usize, from: &[u8]) -> Result<()> {
+    memory::write(n.thread, at, from).map_err(Errno)
+}
+
+// Semaphores.
+
+fn semop(n: &Notice, timeout: Option<Duration>) -> Result<i64> {
+    let count = n.int(2) as u32 as usize;
+    if count > SEMOPM {
+        return Err(Errno::E2BIG);
+    }
+    let mut bytes = [0; SEMOPM * 6];
+    let bytes = &mut bytes[..count * 6];
+    read(n, n.word(1), bytes)?;
+    let half = |at: &[u8]| i16::from_le_bytes([at[0], at[1]]);
+    let operation = |at: &[u8]| SemBuf {
+        num: half(at) as u16,
+        op: half(&at[2..]),
+        flags: half(&at[4..]),
+    };
+    let mut operations = [SemBuf::default(); 8];
+    if count <= operations.len() {
+        for (into, from) in operations.iter_mut().zip(bytes.chunks_exact(6)) {
+            *into = operation(from);
+        }
+        Runtime::global().semop(n.int(0), &operations[..count], timeout)?;
+    } else {
+        let operations: Vec<SemBuf> = bytes.chunks_exact(6).map(operation).collect();
+        Runtime::global().semop(n.int(0), &operations, timeout)?;
+    }
+    Ok(0)
+}
+
+fn timeout(n: &Notice) -> Result<Option<Duration>> {
+    if n.word(3) == 0 {
+        return Ok(None);
+    }
+    let mut bytes = [0; 16];
+    read(n, n.word(3), &mut bytes)?;
+    let (seconds, nanos) = bytes.split_at(8);
+    let long = |at: &[u8]| at.try_into().map_or(-1, i64::from_le_bytes);
+    match (u64::try_from(long(seconds)), u32::try_from(long(nanos))) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Some(Duration::new(seconds, nanos))),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn semctl(n: &Notice) -> Result<i32> {
+    let (id, number, command) = (n.int(0), n.int(1), n.int(2));
+    let control = |at: *mut c_void| sem::control(id, number, command, at);
+    let whole = size_of::<layouts::SemidDs>();
+    match command {
+        GETALL | SETALL => {
+            let count = Runtime::global().sem_count(id)? as usize;
+            let mut bytes = vec![0; count * 2];
+            if command == SETALL {
+                read(n, n.word(3), &mut bytes)?;
+            }
+            // An array of 16-bit numbers, to be passed as one.
+            let mut values: Vec<u16> = bytes
+                .chunks_exact(2)
+                .map(|two| u16::from_le_bytes([two[0], two[1]]))
+                .collect();
+            let result = control(values.as_mut_ptr().cast())?;
+            if command == GETALL {
+                let bytes: Vec<u8> = values.into_iter().flat_map(u16::to_le_bytes).collect();
+                write(n, n.word(3), &bytes)?;
+            }
+            Ok(result)
+        }
+        libc::IPC_SET => with_structure(n, 3, whole, 0, control),
+        libc::IPC_STAT | SEM_STAT | SEM_STAT_ANY => with_structure(n, 3, 0, whole, control),
+        libc::IPC_INFO | SEM_INFO => with_structure(n, 3, 0, size_of::<layouts::Seminfo>(), control),
+        _ => control(n.word(3) as *mut c_void),
+    }
+}
+
+/// Makes a call that reads so much at an argument, or writes so much there.
+fn with_structure(
+    n: &Notice,
+    argument: usize,
+    reads: usize,
+    writes: usize,
+    call: impl FnOnce(*mut c_void) -> Result<i32>,
+) -> Result<i32> {
+    let mut space = [0u64; 16];
+    let mut bytes = [0u8; 128];
+    read(n, n.word(argument), &mut bytes[..reads])
+        .or_else(|errno| if reads == 0 { Ok(()) } else { Err(errno) })?;
+    for (word, eight) in space.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *word = u64::from_le_bytes(*eight);
+    }
+    let result = call(space.as_mut_ptr().cast())?;
+    if writes > 0 {
+        let bytes: Vec<u8> = space.iter().flat_map(|word| word.to_le_bytes()).collect();
+        write(n, n.word(argument), &bytes[..writes])?;
+    }
+    Ok(result)
+}
+
+// Queues.
+
+fn msgsnd(n: &Notice) -> Result<i64> {
+    let (id, at, bytes) = (n.int(0), n.word(1), n.word(2));
+    let mut mtype = [0; 8];
+    read(n, at, &mut mtype)?;
+    let mtype = i64::from_le_bytes(mtype);
+    if bytes > Runtime::global().longest_message()? || id < 0 || mtype < 1 {
+        return Err(Errno::EINVAL);
+    }
+    let mut text = vec![0; bytes];
+    read(n, at.wrapping_add(8), &mut text)?;
+    Runtime::global().msgsnd(id, mtype, &text, n.int(3)).map(|()| 0)
+}
+
+fn msgrcv(n: &Notice) -> Result<i64> {
+    let (id, at, bytes) = (n.int(0), n.word(1), n.word(2));
+    if isize::try_from(bytes).is_err() {
+        return Err(Errno::EINVAL);
+    }
+    // Messages may be longer than they might now be, if the limit was lowered.
+    let most = Runtime::global().longest_message()?.max(LONG);
+    let mut message = vec![0; 8 + bytes.min(most)];
+    let received = Runtime::global().msgrcv(id, &mut message[8..], n.arguments[3] as i64, n.int(4))?;
+    message[..8].copy_from_slice(&received.mtype.to_le_bytes());
+    // As with the kernel, a message that cannot be written to where the program wants it is lost.
+    write(n, at, &message[..8 + received.len])?;
+    Ok(received.len as i64)
+}
+
+fn msgctl(n: &Notice) -> Result<i32> {
+    let (id, command) = (n.int(0), n.int(1));
+    let control = |at: *mut c_void| msg::control(id, command, at);
+    let whole = size_of::<layouts::MsqidDs>();
+    match command {
+        libc::IPC_SET => with_structure(n, 2, whole, 0, control),
+        libc::IPC_STAT | MSG_STAT | MSG_STAT_ANY => with_structure(n, 2, 0, whole, control),
+        libc::IPC_INFO | MSG_INFO => with_structure(n, 2, 0, size_of::<layouts::Msginfo>(), control),
+        _ => control(n.word(2) as *mut c_void),
+    }
+}
+
+// Segments.
+
+fn shmctl(n: &Notice) -> Result<i32> {
+    let (id, command) = (n.int(0), n.int(1));
+    let control = |at: *mut c_void| shm::control(id, command, at);
+    let whole = size_of::<layouts::ShmidDs>();
+    match command {
+        libc::IPC_SET => with_structure(n, 2, whole, 0, control),
+        libc::IPC_STAT | SHM_STAT | SHM_STAT_ANY => with_structure(n, 2, 0, whole, control),
+        libc::IPC_INFO => with_structure(n, 2, 0, size_of::<layouts::Shminfo>(), control),
+        SHM_INFO => with_structure(n, 2, 0, size_of::<layouts::ShmInfo>(), control),
+        _ => control(n.word(2) as *mut c_void),
+    }
+}
+
+/// Where shmat(2) is to put a segment.
+fn place(address: usize, flags: i32) -> Result<Place> {
+    let remap = flags & libc::SHM_REMAP != 0;
+    let over = address % PAGE;
+    let at = (address - over) as u64;
+    match (address, at, remap) {
+        (0, _, false) => Ok(Place::Any),
+        _ if over != 0 && flags & libc::SHM_RND == 0 => Err(Errno::EINVAL),
+        (_, 0, _) => Err(Errno::EINVAL),
+        (_, at, true) => Ok(Place::Over(at)),
+        (_, at, false) => Ok(Place::Free(at)),
+    }
+}
+
+/// Sends an errand and waits for what came of it.
+fn run(errands: BorrowedFd<'_>, errand: &Errand, descriptors: &[BorrowedFd<'_>]) -> Outcome {
+    let gone = |_| libc::EIO;
+    errand::send(errands, errand, descriptors).map_err(gone)?;
+    match errand::receive::<Outcome, { errand::ORDER }>(errands).map_err(gone)? {
+        Some((outcome, _)) => outcome,
+        None => Err(libc::EIO),
+    }
+}
+
+fn shmat(n: &Notice, errands: BorrowedFd<'_>) -> Option<std::result::Result<i64, i32>> {
+    let (id, flags) = (n.int(0), n.int(2));
+    let mut answered = false;
+    let mut map = |counted: &Counted, place| {
+        let mut protection = libc::PROT_READ;
+        if flags & libc::SHM_RDONLY == 0 {
+            protection |= libc::PROT_WRITE;
+        }
+        if flags & libc::SHM_EXEC != 0 {
+            protection |= libc::PROT_EXEC;
+        }
+        let errand = Errand::Attach {
+            notice: *n,
+            place,
+            protection: protection as u64,
+            bytes: counted.bytes as u64,
+            window: counted.memory.window,
+            extents: counted.memory.extents.clone(),
+        };
+        answered = true;
+        let outcome = run(errands, &errand, &[counted.from.as_fd()]);
+        outcome.map(|at| at as usize).map_err(Errno)
+    };
+    let result = place(n.word(1), flags)
+        .and_then(|place| Runtime::global().shmat_in_ward(id, flags, |counted| map(counted, place)));
+    (!answered).then(|| result.map(|at| at as i64).map_err(|errno| errno.0))
+}
+
+fn shmdt(n: &Notice, errands: BorrowedFd<'_>) -> Option<std::result::Result<i64, i32>> {
+    let mut answered = false;
+    let unmap = |bytes: usize| {
+        answered = true;
+        let errand = Errand::Detach {
+            notice: *n,
+            address: n.arguments[0],
+            bytes: bytes as u64,
+        };
+        run(errands, &errand, &[]).map(drop).map_err(Errno)
+    };
+    let result = Runtime::global().shmdt_in_ward(n.word(0), unmap);
+    (!answered).then(|| result.map(|()| 0).map_err(|errno| errno.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_follow_the_rules_of_shmat() {
+        assert_eq!(place(0, 0), Ok(Place::Any));
+        assert_eq!(place(0, libc::SHM_REMAP), Err(Errno::EINVAL));
+        assert_eq!(place(0x5001, 0), Err(Errno::EINVAL));
+        assert_eq!(place(0x5001, libc::SHM_RND), Ok(Place::Free(0x5000)));
+        assert_eq!(place(0x5000, libc::SHM_REMAP), Ok(Place::Over(0x5000)));
+        assert_eq!(place(0x10, libc::SHM_RND), Err(Errno::EINVAL));
+    }
+}

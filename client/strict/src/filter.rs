@@ -1,0 +1,233 @@
+//! The seccomp filter: which system calls the supervisor hears of, and putting it on.
+//!
+//! Everything else, and whatever carries the supervisor's pass, goes on as if there were no filter. The pass is a random number in the sixth
+//! argument, which none of these calls uses: with it the supervisor has a program make a call that must reach the kernel. It keeps honest programs
+//! honest; it is no fence against a program that wants the kernel's own System V IPC (such a program can have it by other ways too).
+#![allow(unsafe_code)] // prctl(2), seccomp(2).
+
+use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, c_long, sock_filter};
+use rustix::fd::{FromRawFd, OwnedFd};
+use std::io;
+use std::mem::offset_of;
+
+/// AUDIT_ARCH_X86_64.
+pub(crate) const ARCH_64: u32 = 0xc000_003e;
+/// AUDIT_ARCH_I386: `int $0x80`, from 64-bit programs too.
+pub(crate) const ARCH_32: u32 = 0x4000_0003;
+/// Numbers of the x32 calls have this bit.
+pub(crate) const X32: i32 = 0x4000_0000;
+
+/// The calls that are served.
+pub(crate) const IPC: [c_long; 12] = [
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmdt,
+    libc::SYS_shmctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+];
+
+/// Calls that end what is attached.
+pub(crate) const EXEC: [c_long; 2] = [libc::SYS_execve, libc::SYS_execveat];
+/// Calls that make a process with memory of its own. (clone without CLONE_VM is one more.)
+pub(crate) const FORK: [c_long; 2] = [libc::SYS_fork, libc::SYS_clone3];
+/// Calls after which a process may be another user.
+pub(crate) const IDENTITY: [c_long; 10] = [
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setreuid,
+    libc::SYS_setregid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_setgroups,
+    libc::SYS_setfsuid,
+    libc::SYS_setfsgid,
+    libc::SYS_capset,
+];
+
+/// 32-bit numbers of System V calls: ipc(2), the later ones of their own (393 to 402), semtimedop_time64.
+const IPC_32: [u32; 12] = [117, 393, 394, 395, 396, 397, 398, 399, 400, 401, 402, 420];
+
+fn statement(code: u32, k: u32) -> sock_filter {
+    sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    }
+}
+
+fn load(at: usize) -> sock_filter {
+    statement(BPF_LD | BPF_W | BPF_ABS, at as u32)
+}
+
+fn give(action: u32) -> sock_filter {
+    statement(BPF_RET | BPF_K, action)
+}
+
+/// Goes on with the next instruction if the test holds, else past the one after it.
+fn only_if(test: u32, k: u32) -> sock_filter {
+    sock_filter {
+        jf: 1,
+        ..statement(BPF_JMP | test | BPF_K, k)
+    }
+}
+
+/// Goes past the next instruction if the test holds.
+fn unless(test: u32, k: u32) -> sock_filter {
+    sock_filter {
+        jt: 1,
+        ..statement(BPF_JMP | test | BPF_K, k)
+    }
+}
+
+/// Offset of the lower half of an argument.
+fn argument(number: usize) -> usize {
+    offset_of!(libc::seccomp_data, args) + number * 8
+}
+
+/// The filter, for a pass.
+fn program(pass: u64) -> Vec<sock_filter> {
+    const ARCH: usize = offset_of!(libc::seccomp_data, arch);
+    const NUMBER: usize = offset_of!(libc::seccomp_data, nr);
+    let (allow, ask) = (give(libc::SECCOMP_RET_ALLOW), give(libc::SECCOMP_RET_USER_NOTIF));
+    let hears = |number: u32| [only_if(BPF_JEQ, number), ask];
+    // 32-bit calls.
+    let mut bits_32 = vec![load(NUMBER)];
+    bits_32.extend(IPC_32.into_iter().flat_map(hears));
+    bits_32.push(allow);
+    // Calls with the pass.
+    let mut all = vec![
+        load(argument(5)),
+        sock_filter {
+            jf: 3,
+            ..statement(BPF_JMP | BPF_JEQ | BPF_K, pass as u32)
+        },
+        load(argument(5) + 4),
+        only_if(BPF_JEQ, (pass >> 32) as u32),
+        allow,
+    ];
+    all.push(load(ARCH));
+    all.push(sock_filter {
+        jt: 0,
+        jf: bits_32.len() as u8,
+        ..statement(BPF_JMP | BPF_JEQ | BPF_K, ARCH_32)
+    });
+    all.extend(bits_32);
+    // 64-bit calls; the x32 ones are the same without their bit.
+    all.push(load(NUMBER));
+    all.push(statement(libc::BPF_ALU | libc::BPF_AND | BPF_K, !X32 as u32));
+    let numbers = IPC.iter().chain(&EXEC).chain(&FORK).chain(&IDENTITY);
+    all.extend(numbers.flat_map(|number| hears(*number as u32)));
+    all.extend([unless(BPF_JEQ, libc::SYS_clone as u32), allow]);
+    all.extend([
+        load(argument(0)),
+        only_if(BPF_JSET, libc::CLONE_VM as u32),
+        allow,
+        ask,
+    ]);
+    all
+}
+
+/// Puts the filter on the calling thread and what it will start; gives where its calls are heard of.
+pub(crate) fn put_on(pass: u64) -> io::Result<OwnedFd> {
+    let mut program = program(pass);
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    // SAFETY: plain numbers; a program that lives until after the call.
+    unsafe {
+        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let made = libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        );
+        if made < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(made as i32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel would do with a call.
+    fn verdict(program: &[sock_filter], data: &libc::seccomp_data) -> u32 {
+        let word = |at: u32| match at as usize {
+            0 => data.nr as u32,
+            4 => data.arch,
+            at if at % 8 == 0 => data.args[(at - 16) / 8] as u32,
+            at => (data.args[(at - 20) / 8] >> 32) as u32,
+        };
+        let (mut at, mut a) = (0, 0);
+        loop {
+            let f = program[at];
+            at += 1;
+            let code = u32::from(f.code);
+            let skip = |holds: bool| usize::from(if holds { f.jt } else { f.jf });
+            match code {
+                _ if code == BPF_LD | BPF_W | BPF_ABS => a = word(f.k),
+                _ if code == BPF_RET | BPF_K => return f.k,
+                _ if code == BPF_JMP | BPF_JEQ | BPF_K => at += skip(a == f.k),
+                _ if code == BPF_JMP | BPF_JSET | BPF_K => at += skip(a & f.k != 0),
+                _ => a &= f.k,
+            }
+        }
+    }
+
+    #[test]
+    fn the_calls_meant_are_heard_of_and_no_others() {
+        const PASS: u64 = 0x1234_5678_9abc_def0;
+        let program = program(PASS);
+        let call = |arch, nr: c_long, args| libc::seccomp_data {
+            nr: nr as i32,
+            arch,
+            instruction_pointer: 0,
+            args,
+        };
+        let none = [0; 6];
+        let heard = |data| match verdict(&program, &data) {
+            libc::SECCOMP_RET_USER_NOTIF => true,
+            libc::SECCOMP_RET_ALLOW => false,
+            other => panic!("{other:x}"),
+        };
+        for number in IPC.into_iter().chain(EXEC).chain(FORK).chain(IDENTITY) {
+            assert!(heard(call(ARCH_64, number, none)), "{number}");
+            assert!(heard(call(ARCH_64, number | c_long::from(X32), none)), "{number}");
+            assert!(!heard(call(ARCH_64, number, [1, 1, 1, 1, 1, PASS])), "{number}");
+            assert!(heard(call(ARCH_64, number, [0, 0, 0, 0, 0, PASS & 0xffff_ffff])));
+            assert!(heard(call(ARCH_64, number, [0, 0, 0, 0, 0, PASS ^ 1])));
+        }
+        for number in [
+            libc::SYS_read,
+            libc::SYS_mmap,
+            libc::SYS_futex,
+            libc::SYS_vfork,
+            1000,
+        ] {
+            assert!(!heard(call(ARCH_64, number, none)), "{number}");
+        }
+        assert!(heard(call(ARCH_64, libc::SYS_clone, none)));
+        let threads = [libc::CLONE_VM as u64, 0, 0, 0, 0, 0];
+        assert!(!heard(call(ARCH_64, libc::SYS_clone, threads)));
+        for number in IPC_32 {
+            assert!(heard(call(ARCH_32, number.into(), none)), "{number}");
+        }
+        assert!(!heard(call(ARCH_32, 3, none)));
+        assert!(!heard(call(ARCH_32, libc::SYS_shmget, none)));
+    }
+}

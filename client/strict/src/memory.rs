@@ -1,0 +1,182 @@
+//! The memory of another process, and what /proc says of its threads.
+//!
+//! Every address that a program passes is read and written by the kernel here, which says EFAULT where the program may not.
+#![allow(unsafe_code)] // process_vm_readv(2) and process_vm_writev(2).
+
+use rustix::fd::OwnedFd;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+const EFAULT: i32 = libc::EFAULT;
+
+/// Reads all of `into` from an address of a thread's process.
+pub(crate) fn read(thread: i32, at: usize, into: &mut [u8]) -> Result<(), i32> {
+    let len = into.len();
+    let local = libc::iovec {
+        iov_base: into.as_mut_ptr().cast(),
+        iov_len: len,
+    };
+    let remote = libc::iovec {
+        iov_base: at as *mut libc::c_void,
+        iov_len: len,
+    };
+    // SAFETY: writes to `into` only.
+    let got = unsafe { libc::process_vm_readv(thread, &raw const local, 1, &raw const remote, 1, 0) };
+    whole(got, len)
+}
+
+/// Writes all of `from` to an address of a thread's process.
+pub(crate) fn write(thread: i32, at: usize, from: &[u8]) -> Result<(), i32> {
+    let local = libc::iovec {
+        iov_base: from.as_ptr().cast_mut().cast(),
+        iov_len: from.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: at as *mut libc::c_void,
+        iov_len: from.len(),
+    };
+    // SAFETY: reads from `from` only.
+    let got = unsafe { libc::process_vm_writev(thread, &raw const local, 1, &raw const remote, 1, 0) };
+    whole(got, from.len())
+}
+
+fn whole(got: isize, len: usize) -> Result<(), i32> {
+    match usize::try_from(got) {
+        Ok(got) if got == len => Ok(()),
+        Ok(_) => Err(EFAULT),
+        Err(_) => Err(match std::io::Error::last_os_error().raw_os_error() {
+            // Whoever dies meanwhile will not read the answer.
+            Some(libc::ESRCH) | None => libc::EINTR,
+            Some(errno) => errno,
+        }),
+    }
+}
+
+/// The process that a thread belongs to.
+pub(crate) fn process_of(thread: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    line.and_then(|number| number.trim().parse().ok())
+}
+
+/// Whether a thread still is one of a process.
+pub(crate) fn is_thread_of(thread: i32, process: i32) -> bool {
+    // SAFETY: signal 0 is none.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) == 0 }
+}
+
+/// A process's program, for people.
+pub(crate) fn program_of(process: i32) -> String {
+    std::fs::read_link(format!("/proc/{process}/exe"))
+        .map_or_else(|_| "a program".to_owned(), |path| path.display().to_string())
+}
+
+/// A process to watch.
+pub(crate) fn open(process: i32) -> std::io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(process).ok_or(std::io::ErrorKind::NotFound)?;
+    Ok(rustix::process::pidfd_open(
+        pid,
+        rustix::process::PidfdFlags::empty(),
+    )?)
+}
+
+/// Kills the process behind a pidfd.
+pub(crate) fn kill(pidfd: &OwnedFd) {
+    let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+}
+
+/// Whether something can be read from a descriptor, or its other end is closed; of a pidfd: whether the process has ended.
+pub(crate) fn is_readable(descriptor: &OwnedFd, within: std::time::Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let most = Timespec::try_from(within).ok();
+    !matches!(
+        poll(&mut [PollFd::new(descriptor, PollFlags::IN)], most.as_ref()),
+        Ok(0)
+    )
+}
+
+/// A process's memory as it is now: it ends when the process executes another program.
+#[derive(Debug)]
+pub(crate) struct Image(File);
+
+impl Image {
+    pub(crate) fn of(process: i32) -> std::io::Result<Image> {
+        File::open(format!("/proc/{process}/mem")).map(Image)
+    }
+
+    /// Whether nobody has that memory any more. The kernel then reads nothing, wherever one asks; else it fails, as nothing is mapped there.
+    pub(crate) fn ended(&self) -> bool {
+        self.0.read_at(&mut [0], 0).is_ok_and(|bytes| bytes == 0)
+    }
+}
+
+/// What /proc says of a thread, again and again.
+#[derive(Debug)]
+pub(crate) struct Status(File);
+
+impl Status {
+    pub(crate) fn of(process: i32, thread: i32) -> std::io::Result<Status> {
+        File::open(format!("/proc/{process}/task/{thread}/status")).map(Status)
+    }
+
+    /// Whether a signal waits for the thread that it does not block.
+    pub(crate) fn signalled(&self) -> bool {
+        let mut text = [0; 4096];
+        let bytes = self.0.read_at(&mut text, 0).unwrap_or(0);
+        pending(&String::from_utf8_lossy(&text[..bytes]))
+    }
+}
+
+fn pending(status: &str) -> bool {
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+            .unwrap_or(0)
+    };
+    (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_and_written_or_gives_efault() {
+        let own = std::process::id() as i32;
+        let (from, mut into) = ([7u8; 16], [0u8; 16]);
+        read(own, from.as_ptr() as usize, &mut into).unwrap();
+        assert_eq!(into, from);
+        let mut target = [0u8; 4];
+        write(own, target.as_mut_ptr() as usize, &[1, 2, 3, 4]).unwrap();
+        assert_eq!(std::hint::black_box(target), [1, 2, 3, 4]);
+        assert_eq!(read(own, 8, &mut into), Err(EFAULT));
+        assert_eq!(write(own, 8, &from), Err(EFAULT));
+        static CONSTANT: [u8; 16] = [1; 16];
+        assert_eq!(write(own, CONSTANT.as_ptr() as usize, &from), Err(EFAULT));
+    }
+
+    #[test]
+    fn an_image_lasts_as_long_as_the_program() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let image = Image::of(child.id() as i32).unwrap();
+        assert!(!image.ended());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(image.ended());
+    }
+
+    #[test]
+    fn signals_count_unless_blocked() {
+        let status = |pending_, blocked| {
+            format!(
+                "Name:\tx\nSigPnd:\t0000000000000000\nShdPnd:\t{pending_:016x}\nSigBlk:\t{blocked:016x}\n"
+            )
+        };
+        assert!(pending(&status(0x200, 0)));
+        assert!(!pending(&status(0x200, 0x200)));
+        assert!(!pending(&status(0, 0)));
+        let own = std::process::id() as i32;
+        assert_eq!(process_of(own), Some(own));
+        assert!(is_thread_of(own, own));
+    }
+}

@@ -1,0 +1,270 @@
+//! A stand-in: a process that makes the System V calls of another one, which cannot be given a library, as a client of the daemon.
+//!
+//! It is that client whole: it has the sets and queues mapped, takes their locks, carries the undo list and counts the attachments, and when its process
+//! dies the supervisor kills it, which the daemon then sees. So whatever it was in the middle of is repaired as for any client. The segments
+//! themselves are mapped in the process; that takes the supervisor.
+//!
+//! | thread | does |
+//! |---|---|
+//! | workers | take a call each, make it, answer it; there is always one free |
+//! | monitor | ends the wait of a call whose thread has a signal to see to, or is dead |
+//!
+//! Lock order: a worker's slot is taken alone.
+#![allow(unsafe_code)] // fork(2), signals.
+
+use crate::calls;
+use crate::errand::{self, Errand, ORDER, Order};
+use crate::memory::{self, Status};
+use crate::notice::{self, Notice};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
+use vshmem_runtime::Runtime;
+
+/// How often the monitor looks.
+const TICK: Duration = Duration::from_millis(5);
+/// A call that has waited for so many ticks is looked at each so many only.
+const LONG: u32 = 20;
+/// After so many ticks without a waiting call the monitor sleeps.
+const IDLE: u32 = 20;
+/// What ends a worker's wait.
+const NUDGE: i32 = libc::SIGUSR1;
+
+/// What a stand-in works with.
+#[derive(Debug)]
+pub(crate) struct Means {
+    /// The process.
+    pub(crate) process: i32,
+    /// Where orders come from.
+    pub(crate) orders: OwnedFd,
+    /// Where errands go to.
+    pub(crate) errands: OwnedFd,
+    /// Where calls are answered.
+    pub(crate) listener: OwnedFd,
+}
+
+/// What a worker does.
+#[derive(Debug, Default)]
+struct Slot {
+    worker: i32,
+    call: Mutex<Option<Notice>>,
+}
+
+#[derive(Debug)]
+struct StandIn {
+    means: Means,
+    free: AtomicUsize,
+    slots: Mutex<Vec<Arc<Slot>>>,
+    monitor: Mutex<Option<Thread>>,
+    monitor_sleeps: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+extern "C" fn nothing(_: i32) {}
+
+/// The rest of a process that stands in for another one.
+pub(crate) fn be(means: Means, pidfd: OwnedFd) -> ! {
+    // SAFETY: all-zero is a valid sigaction; the handler does nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        libc::sigaction(NUDGE, &raw const action, std::ptr::null_mut());
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+    }
+    Runtime::global().stand_in_for(pidfd);
+    serve(means)
+}
+
+fn end() -> ! {
+    // SAFETY: ends the process, without what the program it was forked from has registered.
+    unsafe { libc::_exit(0) }
+}
+
+fn serve(means: Means) -> ! {
+    let own = Arc::new(StandIn {
+        means,
+        free: AtomicUsize::new(0),
+        slots: Mutex::default(),
+        monitor: Mutex::new(None),
+        monitor_sleeps: AtomicBool::new(false),
+    });
+    let watched = own.clone();
+    match std::thread::Builder::new().spawn(move || monitor(&watched)) {
+        Ok(thread) => *lock(&own.monitor) = Some(thread.thread().clone()),
+        Err(error) => vshmem_runtime::error!("no thread to look for signals with: {error}"),
+    }
+    own.free.store(1, Ordering::SeqCst);
+    work(&own)
+}
+
+/// A worker. Counted as free when it begins.
+fn work(own: &Arc<StandIn>) -> ! {
+    // SAFETY: takes nothing, gives a number.
+    let worker = unsafe { libc::gettid() };
+    let slot = Arc::new(Slot {
+        worker,
+        call: Mutex::new(None),
+    });
+    lock(&own.slots).push(slot.clone());
+    loop {
+        let (order, descriptors) = match errand::receive::<Order, ORDER>(&own.means.orders) {
+            Ok(Some(order)) => order,
+            Ok(None) => end(),
+            Err(error) => {
+                vshmem_runtime::error!("orders cannot be read: {error}");
+                end()
+            }
+        };
+        if own.free.fetch_sub(1, Ordering::SeqCst) == 1 {
+            another(own);
+        }
+        match order {
+            Order::Call { notice, identity } => call(own, &slot, &notice, identity),
+            Order::Executed => {
+                Runtime::global().ward_executed();
+                done(own, None);
+            }
+            Order::Fork { process } => fork(own, process, descriptors),
+        }
+        own.free.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// There is always one more worker than calls.
+fn another(own: &Arc<StandIn>) {
+    own.free.fetch_add(1, Ordering::SeqCst);
+    let next = own.clone();
+    if let Err(error) = std::thread::Builder::new().spawn(move || work(&next)) {
+        own.free.fetch_sub(1, Ordering::SeqCst);
+        vshmem_runtime::error!("no thread for another call: {error}");
+    }
+}
+
+fn call(own: &StandIn, slot: &Slot, notice: &Notice, identity: bool) {
+    *lock(&slot.call) = Some(*notice);
+    if own.monitor_sleeps.load(Ordering::SeqCst)
+        && let Some(monitor) = &*lock(&own.monitor)
+    {
+        monitor.unpark();
+    }
+    if identity {
+        Runtime::global().ward_changed();
+    }
+    let result = calls::make(notice, own.means.errands.as_fd());
+    // From here on no nudge is sent; one that was is seen by the next system call, which begins anew.
+    *lock(&slot.call) = None;
+    if let Some(result) = result {
+        notice::answer(&own.means.listener, notice.id, result);
+    }
+}
+
+fn done(own: &StandIn, child: Option<&OwnedFd>) {
+    let beside: Vec<_> = child.iter().map(AsFd::as_fd).collect();
+    if errand::send(&own.means.errands, &Errand::Done, &beside).is_err() {
+        end();
+    }
+}
+
+/// The process has forked, and attachments count for the child as well.
+fn fork(own: &StandIn, process: i32, descriptors: Vec<OwnedFd>) {
+    let mut descriptors = descriptors.into_iter();
+    let (Some(pidfd), Some(orders), Some(errands)) =
+        (descriptors.next(), descriptors.next(), descriptors.next())
+    else {
+        return done(own, None);
+    };
+    Runtime::global().child_stands_in_for(Some(pidfd));
+    // SAFETY: the child goes on in this thread and uses nothing that another thread of the parent may have had locked.
+    match unsafe { libc::fork() } {
+        0 => {
+            let means = Means {
+                process,
+                orders,
+                errands,
+                listener: reopen(&own.means.listener),
+            };
+            for parents in [&own.means.orders, &own.means.errands] {
+                // SAFETY: the child's copies; what owns them in memory is the parent's and is not used here any more.
+                unsafe { libc::close(parents.as_raw_fd()) };
+            }
+            serve(means)
+        }
+        child => {
+            Runtime::global().child_stands_in_for(None);
+            let child = if child > 0 { memory::open(child).ok() } else { None };
+            done(own, child.as_ref());
+        }
+    }
+}
+
+fn reopen(descriptor: &OwnedFd) -> OwnedFd {
+    descriptor.try_clone().unwrap_or_else(|_| end())
+}
+
+/// What the monitor knows of a call that waits.
+struct Seen {
+    ticks: u32,
+    status: Option<Status>,
+    signalled: bool,
+}
+
+fn monitor(own: &StandIn) {
+    let mut seen: HashMap<u64, Seen> = HashMap::new();
+    let mut idle = 0;
+    loop {
+        std::thread::sleep(TICK);
+        let slots = lock(&own.slots).clone();
+        let mut waiting = Vec::new();
+        for slot in slots {
+            let call = lock(&slot.call);
+            if let Some(notice) = &*call {
+                waiting.push(notice.id);
+                let known = seen.entry(notice.id).or_insert(Seen {
+                    ticks: 0,
+                    status: None,
+                    signalled: false,
+                });
+                if is_to_end(own, notice, known) {
+                    // SAFETY: numbers. The slot is locked: the worker is still at this call.
+                    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), slot.worker, NUDGE) };
+                }
+            }
+        }
+        seen.retain(|id, _| waiting.contains(id));
+        idle = if waiting.is_empty() { idle + 1 } else { 0 };
+        if idle > IDLE {
+            own.monitor_sleeps.store(true, Ordering::SeqCst);
+            let none = || lock(&own.slots).iter().all(|slot| lock(&slot.call).is_none());
+            if none() {
+                std::thread::park();
+            }
+            own.monitor_sleeps.store(false, Ordering::SeqCst);
+            idle = 0;
+        }
+    }
+}
+
+/// Whether a call's wait is over: its thread is dead, or has had a signal to see to for two looks.
+fn is_to_end(own: &StandIn, notice: &Notice, seen: &mut Seen) -> bool {
+    seen.ticks += 1;
+    // At the first look it has only just begun, most likely.
+    if seen.ticks == 1 || seen.ticks > LONG && !seen.ticks.is_multiple_of(4) {
+        return false;
+    }
+    if !notice::waits(&own.means.listener, notice.id) {
+        return true;
+    }
+    if seen.status.is_none() {
+        seen.status = Status::of(own.means.process, notice.thread).ok();
+    }
+    // A signal to the whole process may be another thread's, which takes it in no time.
+    let before = seen.signalled;
+    seen.signalled = seen.status.as_ref().is_some_and(Status::signalled);
+    before && seen.signalled
+}
