@@ -17,3 +17,4 @@ pub(crate) mod share;
 pub(crate) mod status;
 pub(crate) mod top;
 pub(crate) mod vm;
+pub(crate) mod vm_flags;

@@ -36,6 +36,8 @@ pub(crate) struct Vm {
 enum What {
     /// Boot a guest on this host's own root, join it to the group and run a program in it
     Run(Run),
+    /// Print what to add to a virtual machine of your own
+    Flags(super::vm_flags::Flags),
 }
 
 /// Boots a guest on this host's own root, joins it to the group and runs a program in it.
@@ -106,7 +108,7 @@ fn ports() -> clap::builder::PossibleValuesParser {
         .into()
 }
 
-fn domain_name(text: &str) -> Result<String, String> {
+pub(crate) fn domain_name(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if text.is_empty() || text.len() > 63 || !text.chars().all(plain) || text.starts_with(['-', '.']) {
         return Err(
@@ -159,7 +161,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// Runs the command.
 pub(crate) fn run(options: &Vm) -> Outcome {
-    let What::Run(options) = &options.what;
+    match &options.what {
+        What::Run(options) => run_guest(options),
+        What::Flags(options) => super::vm_flags::run(options),
+    }
+}
+
+fn run_guest(options: &Run) -> Outcome {
     let found = program::find(&options.program[0])?;
     if !options.how.force {
         program::check(&found, false)?;

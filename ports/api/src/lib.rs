@@ -5,6 +5,7 @@
 //! | [`store`] | how construct memory is made, reached and taken back, on the back-end's side |
 //! | [`boot`] | how a port starts a machine of its own, and what that machine's first process must know |
 //! | [`device`] | what a port serves to hypervisors that somebody else starts |
+//! | [`flags`] | what a port tells people to add to a virtual machine of their own |
 //! | [`guest`] | what a front-end inside a domain needs: its stream, its view of the memory |
 //! | `conformance` | what every port must do, as checks (feature `conformance`) |
 //!
@@ -14,5 +15,6 @@ pub mod boot;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod device;
+pub mod flags;
 pub mod guest;
 pub mod store;

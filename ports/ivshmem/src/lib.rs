@@ -7,12 +7,14 @@
 //! | [`guest`] | the stream and the memory, as a front-end inside a guest sees them |
 //! | [`device`] | the ivshmem devices of this machine |
 //! | [`channel`] | the virtio-serial port that leads to the back-end |
+//! | [`flags`] | on the host: what to add to a virtual machine of somebody's own |
 //! | [`server`] | on the host: the server of `ivshmem-doorbell` devices |
 //! | `peek` | the pool's header, read through a device |
 
 pub mod boot;
 pub mod channel;
 pub mod device;
+pub mod flags;
 pub mod guest;
 pub mod inside;
 mod peek;

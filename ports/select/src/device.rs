@@ -3,7 +3,10 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use vshmem_port::device::DeviceServer;
+use vshmem_port::flags::{Device, Flags};
+use vshmem_port_ivshmem::flags::READERS;
 use vshmem_port_ivshmem::server::IvshmemServer;
+use vshmem_wire::Doors;
 
 /// Ports whose machines somebody else may start: the back-end makes sockets for their hypervisors.
 pub const SERVED: &[&str] = &["ivshmem"];
@@ -25,4 +28,24 @@ pub fn device_server(
             SERVED.join(", ")
         ))),
     }
+}
+
+/// For whom [`flags`] writes.
+pub fn readers() -> impl Iterator<Item = &'static str> {
+    READERS.into_iter().map(|(reader, _)| reader)
+}
+
+/// The port of the machines that a reader, one of [`readers`], has.
+pub fn port_of(reader: &str) -> Option<&'static str> {
+    readers().any(|known| known == reader).then_some("ivshmem")
+}
+
+/// What to add to a machine of somebody's own, for a reader.
+///
+/// # Errors
+/// For a reader that is none of [`readers`], and what the port says.
+pub fn flags(reader: &str, doors: &Doors, device: Device) -> Result<Flags, String> {
+    let writer = READERS.iter().find(|(known, _)| *known == reader);
+    let (_, write) = writer.ok_or_else(|| format!("nothing is known for {reader:?}"))?;
+    write(doors, device)
 }

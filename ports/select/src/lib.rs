@@ -15,7 +15,7 @@ mod store;
 mod survey;
 
 pub use boot::{BOOTABLE, boot, inside, joins_by};
-pub use device::{SERVED, device_server};
+pub use device::{SERVED, device_server, flags, port_of, readers};
 pub use guest::{GUESTS, guest, local_guest};
 pub use store::{file_store, pool_store};
 pub use survey::{Finding, survey};

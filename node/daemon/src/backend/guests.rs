@@ -46,6 +46,16 @@ fn label_pool(store: &dyn Store) -> std::io::Result<PoolHeader> {
     }
 }
 
+fn is_not_for_guests(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::AttachDomain { .. }
+            | Request::OpenDomain { .. }
+            | Request::ForkPrepare
+            | Request::Hello { .. }
+    )
+}
+
 fn new_session() -> std::io::Result<u64> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
@@ -259,13 +269,7 @@ impl Backend {
             Up::Request { client, seq, body } => {
                 let body = match (self.is_of(client, domain), body) {
                     (false, _) => Err(Failure::errno(libc::ESTALE)),
-                    (
-                        true,
-                        Request::AttachDomain { .. }
-                        | Request::OpenDomain { .. }
-                        | Request::ForkPrepare
-                        | Request::Hello { .. },
-                    ) => Err(Failure::because(
+                    (true, body) if is_not_for_guests(&body) => Err(Failure::because(
                         libc::EPERM,
                         "not a request for a guest's client",
                     )),

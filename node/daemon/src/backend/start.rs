@@ -182,10 +182,7 @@ impl Backend {
             backend.keep_store();
             backend.warn_of_few_files();
         }
-        backend.watch_all()?;
-        // The main socket comes last: whoever finds it finds the others.
-        backend.open_machines(&mut kept)?;
-        backend.open_doors(&mut kept)?;
+        backend.watch_all(&mut kept)?;
         if restarts > 0 {
             backend.resume(kept, again);
         }
@@ -206,13 +203,15 @@ impl Backend {
         }
     }
 
-    fn watch_all(&mut self) -> anyhow::Result<()> {
+    fn watch_all(&mut self, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<()> {
         self.reactor.watch(&self.clock, Token::Clock)?;
         self.reactor.watch(&self.signals, Token::Signal)?;
         if let Some(socket) = self.keeper.socket() {
             self.reactor.watch(socket, Token::Keeper)?;
         }
-        Ok(())
+        // The main socket comes last: whoever finds it finds the others.
+        self.open_machines(kept)?;
+        self.open_doors(kept)
     }
 
     /// Local domains and their listening sockets: the host's, and those of the configuration.

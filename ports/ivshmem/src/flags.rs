@@ -1,0 +1,200 @@
+//! What to add to a virtual machine of somebody's own, so that it is a domain: QEMU's options, libvirt's elements.
+//!
+//! Two parts each: the device that shows the pool, and the virtio-serial port that leads to the back-end. Not for machines that Vshmem starts itself: `boot`
+//! has their command line.
+
+use crate::channel::CONTROL;
+use crate::server::check_pool;
+use vshmem_port::flags::{Device, Flags};
+use vshmem_wire::Doors;
+
+/// Makes the text for one kind of reader.
+type Writer = fn(&Doors, Device) -> Result<Flags, String>;
+
+/// The kinds of readers, by name.
+pub const READERS: [(&str, Writer); 2] = [("qemu", qemu), ("libvirt", libvirt)];
+
+/// Options for QEMU's command line, one a line.
+///
+/// # Errors
+/// If a path or the pool cannot be given to QEMU: the text says what to do.
+pub fn qemu(doors: &Doors, device: Device) -> Result<Flags, String> {
+    check_pool(doors.pool_bytes)?;
+    let Doors {
+        control,
+        device: server,
+        pool,
+        pool_bytes,
+        vectors,
+        ..
+    } = doors;
+    for path in [control, server, pool] {
+        if path.contains([',', ' ', '\'', '"', '\\']) {
+            return Err(format!(
+                "{path} has characters that a command line of QEMU cannot carry: choose another --runtime-dir"
+            ));
+        }
+    }
+    let mut add = vec![
+        "-device virtio-serial-pci,id=vshmem-ports".to_owned(),
+        format!("-chardev socket,id=vshmem-control,path={control},reconnect=1"),
+        format!("-device virtserialport,bus=vshmem-ports.0,chardev=vshmem-control,name={CONTROL}"),
+    ];
+    let mut notes = vec![
+        "These are options for the command line; the other options are yours. In a shell: qemu-system-x86_64 … $(vshmem vm flags qemu --domain NAME)".to_owned(),
+        "Under software emulation (no KVM) give the machine two possible processors at least, -smp 1,maxcpus=2: with one, its atomic instructions are not atomic to others.".to_owned(),
+    ];
+    match device {
+        Device::Served => {
+            add.push(format!("-chardev socket,id=vshmem-device,path={server}"));
+            add.push(format!(
+                "-device ivshmem-doorbell,chardev=vshmem-device,vectors={vectors},master=off"
+            ));
+            notes.push("The back-end must run when the machine starts. It may be killed and restarted under it; stopped for good, it takes its pool with it, and the machine must be started again.".to_owned());
+        }
+        Device::File => {
+            add.push(format!(
+                "-object memory-backend-file,id=vshmem-pool,share=on,mem-path={pool},size={pool_bytes}"
+            ));
+            add.push("-device ivshmem-plain,memdev=vshmem-pool,master=off".to_owned());
+            notes.push(format!(
+                "{pool} leads to the back-end's memory: only root and the back-end's own user can open it. For a QEMU of another user take the other device (--device doorbell)."
+            ));
+        }
+    }
+    notes.push(sockets(doors));
+    Ok(Flags {
+        text: add.join("\n"),
+        notes,
+        guest: guest(),
+    })
+}
+
+/// Elements for `<devices>` of a libvirt domain.
+///
+/// # Errors
+/// If libvirt cannot say it: the text says what to do.
+pub fn libvirt(doors: &Doors, device: Device) -> Result<Flags, String> {
+    check_pool(doors.pool_bytes)?;
+    if device == Device::File {
+        return Err(
+            "libvirt's ivshmem-plain takes its memory from /dev/shm alone, where the pool is not: it must be sealed. Take --device doorbell".to_owned(),
+        );
+    }
+    let (control, server, vectors) = (escape(&doors.control), escape(&doors.device), doors.vectors);
+    let text = format!(
+        "<shmem name='vshmem' role='peer'>
+  <model type='ivshmem-doorbell'/>
+  <server path='{server}'/>
+  <msi vectors='{vectors}'/>
+</shmem>
+<channel type='unix'>
+  <source mode='connect' path='{control}'>
+    <reconnect enabled='yes' timeout='1'/>
+  </source>
+  <target type='virtio' name='{CONTROL}'/>
+</channel>"
+    );
+    let notes = vec![
+        "These elements go into <devices> (virsh edit DOMAIN). Without KVM (<domain type='qemu'>) give the machine two possible processors at least: <vcpu current='1'>2</vcpu>.".to_owned(),
+        sockets(doors),
+        "libvirt starts QEMU as a user of its own: [machines] owner = \"libvirt-qemu\" on Debian and Ubuntu, \"qemu\" on Fedora and its kin.".to_owned(),
+        format!(
+            "AppArmor (Debian, Ubuntu): libvirt allows the machine these two sockets by itself. If the kernel's log says DENIED, add `\"{}/**\" rw,` to /etc/apparmor.d/local/abstractions/libvirt-qemu.",
+            escape(&folder(doors))
+        ),
+        "SELinux (Fedora and its kin): the back-end's sockets must carry a label that machines may connect to; try `semanage fcontext -a -t virt_var_run_t` on the folder and restorecon, and ausearch -m avc where it is denied. RHEL's QEMU has no ivshmem device at all.".to_owned(),
+        "A snapshot with memory is refused by QEMU: it would bring an old pool back.".to_owned(),
+    ];
+    Ok(Flags {
+        text,
+        notes,
+        guest: guest(),
+    })
+}
+
+fn folder(doors: &Doors) -> String {
+    let path = std::path::Path::new(&doors.device);
+    let folder = path.parent().and_then(std::path::Path::parent);
+    folder.unwrap_or(path).display().to_string()
+}
+
+fn sockets(doors: &Doors) -> String {
+    format!(
+        "{} and {} are of user {} and group {}, mode {:04o}: QEMU's user must be able to connect, which [machines] in the configuration says (owner, group, mode). Who may connect reaches the group's whole pool.",
+        doors.control, doors.device, doors.uid, doors.gid, doors.mode
+    )
+}
+
+fn guest() -> Vec<String> {
+    vec![
+        "modprobe virtio_console   # where it is not built in".to_owned(),
+        "vshmem join &             # as root: it opens the device's memory".to_owned(),
+        "vshmem doctor             # says what is missing".to_owned(),
+    ]
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '\'' => escaped.push_str("&apos;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doors() -> Doors {
+        Doors {
+            control: "/run/vshmem/machines/db/control.sock".into(),
+            device: "/run/vshmem/machines/db/device.sock".into(),
+            pool: "/run/vshmem/pool".into(),
+            pool_bytes: 1 << 30,
+            vectors: 2,
+            configured: true,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+        }
+    }
+
+    #[test]
+    fn each_reader_is_given_the_pool_and_the_port() {
+        for (reader, write) in READERS {
+            let flags = write(&doors(), Device::Served).unwrap();
+            for word in [
+                "machines/db/control.sock",
+                "machines/db/device.sock",
+                "vshmem.0",
+                "ivshmem-doorbell",
+            ] {
+                assert!(flags.text.contains(word), "{reader}: {word}");
+            }
+            assert!(
+                flags.notes.iter().any(|note| note.contains("mode 0600")),
+                "{reader}"
+            );
+        }
+        let plain = qemu(&doors(), Device::File).unwrap().text;
+        assert!(plain.contains("mem-path=/run/vshmem/pool,size=1073741824") && plain.contains("master=off"));
+    }
+
+    #[test]
+    fn what_cannot_be_said_is_refused() {
+        assert!(libvirt(&doors(), Device::File).unwrap_err().contains("doorbell"));
+        let mut odd = doors();
+        odd.pool_bytes = 3 << 20;
+        assert!(qemu(&odd, Device::Served).unwrap_err().contains("power of two"));
+        let mut odd = doors();
+        odd.control = "/run/a,b/control.sock".into();
+        assert!(qemu(&odd, Device::Served).unwrap_err().contains("--runtime-dir"));
+        assert_eq!(escape("a'b<&"), "a&apos;b&lt;&amp;");
+    }
+}
