@@ -23,6 +23,9 @@ pub(crate) const SOCKET: &str = "vshmem.sock";
 pub(crate) const NOBODY: &str = "none is running there";
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to try again with a daemon that dies before it answers, and how often.
+const AGAIN: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection that has been welcomed.
 pub(crate) struct Connection {
@@ -47,6 +50,19 @@ impl Connection {
 
     /// Connects to the daemon and asks to be in a domain, or in the daemon's own.
     pub(crate) fn open_as(place: &Place, domain: Option<String>) -> Result<Connection, Trouble> {
+        let until = Instant::now() + AGAIN;
+        loop {
+            let mut ended = false;
+            match Connection::try_open(place, domain.clone(), &mut ended) {
+                // It died before it answered: its successor will.
+                Err(_) if ended && Instant::now() < until => std::thread::sleep(PAUSE),
+                other => return other,
+            }
+        }
+    }
+
+    /// Tries it once; `ended` says that there was a daemon and that it went away.
+    fn try_open(place: &Place, domain: Option<String>, ended: &mut bool) -> Result<Connection, Trouble> {
         let path = place.folder().join(SOCKET);
         let socket = dial(&path).map_err(|errno| unreachable_daemon(&path, errno))?;
         let mut line = Line {
@@ -74,7 +90,10 @@ impl Connection {
                 ))
                 .remedy("install the same Vshmem on both sides")),
             Ok(other) => Err(line.trouble(format!("unexpected answer {other:?}"))),
-            Err(failure) => Err(line.trouble(reason(&failure))),
+            Err(failure) => {
+                *ended = matches!(failure.errno, libc::ECONNRESET | libc::EPIPE);
+                Err(line.trouble(reason(&failure)))
+            }
         }
     }
 

@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
+use std::process::Command;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use vshmem_testing_vm::machine::signal;
+use vshmem_testing_vm::machine::{finish, signal};
 use vshmem_testing_vm::{Actor, Machine, Place, missing, qemu_missing, uml_available};
 
 const CREATE: &str = "01600";
@@ -125,37 +127,55 @@ fn without_a_daemon_a_program_gets_enosys_and_a_hint() -> Result<()> {
     Ok(())
 }
 
-/// A daemon that dies after it took a new connection in and before it answered: here one that never was one, and is replaced by the real one.
-#[test]
-fn a_daemon_that_dies_before_it_answers_a_new_process_is_waited_for() -> Result<()> {
+/// A daemon that takes a new connection in and dies before it answers: here one that never was one, and is replaced by the real one.
+fn dies_before_it_answers(folder: &std::path::Path, machine: &Machine) -> Result<JoinHandle<Result<()>>> {
     use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketType};
-    let machine = Machine::start()?;
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("vshmem.sock");
+    let path = folder.join("vshmem.sock");
     let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None)?;
     rustix::net::bind(&listener, &SocketAddrUnix::new(&path)?)?;
     rustix::net::listen(&listener, 4)?;
     let real = machine.runtime().join("vshmem.sock");
-    let dying = std::thread::spawn(move || -> Result<()> {
+    Ok(std::thread::spawn(move || {
         let taken_in = rustix::net::accept(&listener)?;
         rustix::net::recv(&taken_in, &mut [0u8; 4096][..], RecvFlags::empty())?;
         std::fs::remove_file(&path)?;
         std::os::unix::fs::symlink(real, &path)?;
         drop(taken_in);
         Ok(())
-    });
-    let mut command = std::process::Command::new(vshmem_testing_vm::actor::actor_program()?);
-    command
-        .env(
-            "LD_PRELOAD",
-            vshmem_testing_vm::machine::built().join("libvshmem_preload.so"),
-        )
-        .env("VSHMEM_RUNTIME_DIR", folder.path());
-    let mut a = Actor::from_command(command, Place::Host)?;
-    let set = a.number(&format!("semget 0x55 1 {CREATE}"))?;
-    ensure!(a.number(&format!("semval {set} 0"))? == 0);
+    }))
+}
+
+fn ended(dying: JoinHandle<Result<()>>) -> Result<()> {
     match dying.join() {
         Ok(result) => result,
         Err(_) => anyhow::bail!("the listener panicked"),
     }
+}
+
+#[test]
+fn a_daemon_that_dies_before_it_answers_a_new_process_is_waited_for() -> Result<()> {
+    let machine = Machine::start()?;
+    let folder = tempfile::tempdir()?;
+    let dying = dies_before_it_answers(folder.path(), &machine)?;
+    let mut command = Command::new(vshmem_testing_vm::actor::actor_program()?);
+    let library = vshmem_testing_vm::machine::built().join("libvshmem_preload.so");
+    command
+        .env("LD_PRELOAD", library)
+        .env("VSHMEM_RUNTIME_DIR", folder.path());
+    let mut a = Actor::from_command(command, Place::Host)?;
+    let set = a.number(&format!("semget 0x55 1 {CREATE}"))?;
+    ensure!(a.number(&format!("semval {set} 0"))? == 0);
+    ended(dying)
+}
+
+#[test]
+fn a_daemon_that_dies_before_it_answers_a_command_is_waited_for() -> Result<()> {
+    let machine = Machine::start()?;
+    let folder = tempfile::tempdir()?;
+    let dying = dies_before_it_answers(folder.path(), &machine)?;
+    let mut command = Command::new(vshmem_testing_vm::machine::program());
+    command.arg("status").env("VSHMEM_RUNTIME_DIR", folder.path());
+    let out = finish(&mut command, Duration::from_secs(20))?;
+    ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    ended(dying)
 }

@@ -49,8 +49,10 @@ use vshmem_words::Mapping;
 pub(crate) use requests::{check_version, is_domain_name, set_window};
 pub(crate) use start::{HOST, run};
 
-/// The log is rewritten as a snapshot when it has grown to this, or to four snapshots.
+/// The log is rewritten as a snapshot when it has grown to this, or to four snapshots, or has so many commands: a restart carries all of them out again
+/// while clients wait.
 const LOG_BYTES: u64 = 1 << 20;
+const LOG_COMMANDS: usize = 50_000;
 
 /// An entry of the state log.
 #[derive(Debug, Deserialize)]
@@ -110,6 +112,8 @@ struct Backend {
     later: Vec<(Instant, usize, Later)>,
     journal: Journal,
     snapshot_bytes: u64,
+    /// Commands in the log behind the snapshot.
+    commands: usize,
     keeper: Keeper,
     time: TimePage,
     clock: OwnedFd,
@@ -240,7 +244,9 @@ impl Backend {
             // Going on without a log would lose constructs silently at the next restart.
             tracing::error!("{e}: a restart would now lose what happens from here on");
         }
-        if self.journal.bytes() > LOG_BYTES.max(4 * self.snapshot_bytes)
+        self.commands += 1;
+        let long = self.journal.bytes() > LOG_BYTES.max(4 * self.snapshot_bytes);
+        if (long || self.commands > LOG_COMMANDS)
             && let Err(e) = self.compact()
         {
             tracing::error!("the state log cannot be shortened: {e:#}");
@@ -252,6 +258,7 @@ impl Backend {
         let mut journal = Journal::new()?;
         journal.append(&postcard::to_allocvec(&EntryRef::Snapshot(&self.registry))?)?;
         self.snapshot_bytes = journal.bytes();
+        self.commands = 0;
         self.keeper.keep(start::LOG, journal.file());
         self.journal = journal;
         Ok(())

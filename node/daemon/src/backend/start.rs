@@ -74,6 +74,8 @@ struct Past {
     registry: Registry,
     journal: Journal,
     again: Vec<Effect>,
+    /// Commands in the journal.
+    commands: usize,
 }
 
 fn recall(config: &Config, log: Option<OwnedFd>) -> anyhow::Result<Past> {
@@ -85,6 +87,7 @@ fn recall(config: &Config, log: Option<OwnedFd>) -> anyhow::Result<Past> {
             registry,
             journal,
             again: Vec::new(),
+            commands: 0,
         });
     };
     let (journal, entries) = Journal::adopt(log)?;
@@ -105,6 +108,7 @@ fn recall(config: &Config, log: Option<OwnedFd>) -> anyhow::Result<Past> {
         registry,
         journal,
         again,
+        commands: entries.len(),
     })
 }
 
@@ -136,6 +140,7 @@ impl Backend {
             registry,
             journal,
             again,
+            commands,
         } = recall(&config, kept.remove(LOG))?;
         let now = pages::now();
         let mut backend = Backend {
@@ -151,6 +156,7 @@ impl Backend {
             mappings: Mappings::default(),
             later: Vec::new(),
             snapshot_bytes: journal.bytes(),
+            commands,
             journal,
             keeper,
             time,

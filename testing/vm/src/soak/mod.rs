@@ -204,6 +204,7 @@ impl Soak {
             && victim.has_ended()?
         {
             self.victim = None;
+            used::take_away_of(machine, VICTIMS)?;
         }
         let Some(victim) = &self.victim else {
             self.victims += 1;

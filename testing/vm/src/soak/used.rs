@@ -92,20 +92,37 @@ fn constructs(machine: &Machine) -> Result<Vec<Left>> {
     Ok(all)
 }
 
+/// Removes those constructs that are chosen.
+fn take_away(machine: &Machine, mut chosen: impl FnMut(&Left) -> bool) -> Result<()> {
+    let all: Vec<Left> = constructs(machine)?.into_iter().filter(|l| chosen(l)).collect();
+    for some in all.chunks(200) {
+        let ids: Vec<String> = some.iter().map(|left| left.id.to_string()).collect();
+        let mut words = vec!["ipcrm"];
+        for (left, id) in some.iter().zip(&ids) {
+            words.extend([left.option, id]);
+        }
+        let out = machine.vshmem(&words)?;
+        ensure!(out.status.success(), "{some:?} cannot be removed: {out:?}");
+    }
+    Ok(())
+}
+
+/// Takes away what killed stressors left: each leaves the thousand queues it makes at its start, if it is killed then. None of them runs.
+pub(super) fn take_away_of(machine: &Machine, victims: &str) -> Result<()> {
+    take_away(machine, |left| left.domain == victims)
+}
+
 /// Takes away what the killed left, as they would have on any Linux; then nothing must be there, neither in lists nor in the pool.
 ///
 /// stress-ng that is interrupted while it still makes its thousand queues, which takes a guest minutes, leaves the first of them, by the kernel's own IPC
 /// as well: so one unused queue may be left by each of `guests`.
 pub(super) fn nothing_left(machine: &Machine, victims: &str, guests: &[String]) -> Result<()> {
     let mut interrupted = guests.to_vec();
-    for left in constructs(machine)? {
+    take_away(machine, |left| {
         let early = interrupted.iter().position(|d| left.unused && *d == left.domain);
-        if left.domain == victims || early.is_some() {
-            early.map(|at| interrupted.remove(at));
-            let out = machine.vshmem(&["ipcrm", left.option, &left.id.to_string()])?;
-            ensure!(out.status.success(), "{left:?} cannot be removed: {out:?}");
-        }
-    }
+        early.map(|at| interrupted.remove(at));
+        left.domain == victims || early.is_some()
+    })?;
     let left = constructs(machine)?;
     ensure!(left.is_empty(), "left over in `vshmem ipcs`: {left:?}");
     let until = Instant::now() + PATIENCE;
