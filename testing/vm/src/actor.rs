@@ -217,6 +217,11 @@ impl Actor {
         Ok(())
     }
 
+    /// Waits until what runs on this host ends by itself, at most so long.
+    pub fn end_within(&mut self, limit: Duration) -> Result<std::process::ExitStatus> {
+        crate::machine::wait(&mut self.child, limit)
+    }
+
     /// Its process id on this host: the program's, or the guest runner's.
     pub fn host_pid(&self) -> i32 {
         self.child.id() as i32

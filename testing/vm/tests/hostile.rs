@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
 use vshmem_testing_vm::actor::compile;
 use vshmem_testing_vm::machine::finish;
-use vshmem_testing_vm::{Actor, Machine, Place, missing, uml_available};
+use vshmem_testing_vm::{Actor, Machine, Place, missing, qemu_missing, uml_available};
 
 const CREATE: &str = "01600";
 /// A small pool, so that much of the rubbish hits something.
@@ -28,6 +28,19 @@ fn rubbish_over_the_whole_pool_of_a_uml_guest() -> Result<()> {
         );
         return Ok(());
     }
+    rubbish_over_the_whole_pool("uml")
+}
+
+#[test]
+fn rubbish_over_the_whole_pool_of_a_qemu_guest() -> Result<()> {
+    if let Some(why) = qemu_missing() {
+        missing("rubbish_over_the_whole_pool_of_a_qemu_guest", &why);
+        return Ok(());
+    }
+    rubbish_over_the_whole_pool("qemu")
+}
+
+fn rubbish_over_the_whole_pool(port: &str) -> Result<()> {
     let scribble = compile("scribble")?;
     let machine = Machine::configured(&format!("[group]\npool = \"{POOL}\"\n"))?;
     // Another group, another daemon: untouched.
@@ -44,7 +57,7 @@ fn rubbish_over_the_whole_pool_of_a_uml_guest() -> Result<()> {
     let hostile = std::thread::scope(|scope| -> Result<_> {
         let guest = scope.spawn(|| {
             let mut command = machine.command(&[
-                "vm", "run", "--port", "uml", "--domain", "evil", "--mem", "96M", "--",
+                "vm", "run", "--port", port, "--domain", "evil", "--mem", "192M", "--",
             ]);
             finish(
                 command.arg(&scribble).args([POOL_BYTES, "8"]),

@@ -3,6 +3,7 @@
 use crate::harness::{Client, Daemon, Mapped, inheritable, kill, until};
 use crate::helper::Helper;
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
 use vshmem_ipc::sem::SemSet;
 use vshmem_wire::{Failure, Reply, Request, StatBody};
 use vshmem_words::{Ordering, Words};
@@ -450,4 +451,58 @@ fn a_hello_that_is_answered_twice_connects_nobody_twice() {
     };
     front_end.say(&connected);
     assert_eq!(client.join().unwrap().welcome.name, "slow");
+}
+
+#[test]
+fn a_machine_that_was_reset_joins_anew_and_its_former_clients_are_over() {
+    use vshmem_wire::{Down, Up, VERSION};
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let (stream, _pool) = attach(&mut host, "own").unwrap();
+    let mut played = Played::new(stream);
+    played.say(&Played::hello(VERSION, None));
+    assert!(matches!(played.hear(), Down::Welcome { .. }));
+    let who = vshmem_wire::Credentials {
+        pid: 77,
+        start: 1,
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+        caps: 0,
+        stands_for: 0,
+    };
+    played.say(&Up::Connect {
+        tag: 1,
+        who,
+        resume: None,
+        fork: None,
+    });
+    let client = loop {
+        match played.hear() {
+            Down::Connected { outcome, .. } => break outcome.unwrap().client,
+            Down::Heartbeat { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let ping = |played: &mut Played, seq| {
+        played.say(&Up::Request {
+            client,
+            seq,
+            body: Request::Ping,
+        });
+        loop {
+            match played.hear() {
+                Down::Answer { body, .. } => break body,
+                Down::Heartbeat { .. } | Down::Welcome { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    assert_eq!(ping(&mut played, 1), Ok(Reply::Done));
+    // A power switch leaves the stream as it is; the machine comes up again and knows of nothing.
+    played.say(&Played::hello(VERSION, None));
+    assert_eq!(
+        ping(&mut played, 2).unwrap_err().errno,
+        Errno::STALE.raw_os_error()
+    );
 }

@@ -7,6 +7,7 @@
 mod ends;
 #[path = "../guest/harness.rs"]
 mod harness;
+mod pins;
 #[path = "../guest/streams.rs"]
 mod streams;
 #[path = "../guest/world.rs"]

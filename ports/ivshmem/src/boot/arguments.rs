@@ -16,6 +16,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use vshmem_port::boot::{BootError, MachineSpec};
 
+/// More options for QEMU, separated by blanks: a disk, another device.
+pub const OPTIONS_VARIABLE: &str = "VSHMEM_QEMU_OPTIONS";
+
 /// What a machine is made of, beside its specification.
 pub(crate) struct Parts<'a> {
     pub(crate) accelerator: &'a Accelerator,
@@ -71,6 +74,13 @@ pub(crate) fn arguments(spec: &MachineSpec, parts: &Parts<'_>) -> Result<Vec<OsS
         ),
     );
     line.pair("-serial", "chardev:console");
+    // First, so that addresses chosen in them are still free.
+    for word in std::env::var(OPTIONS_VARIABLE)
+        .unwrap_or_default()
+        .split_whitespace()
+    {
+        line.word(word);
+    }
     devices(&mut line, spec, parts, &placed);
     line.pair("-kernel", parts.kernel);
     line.pair(

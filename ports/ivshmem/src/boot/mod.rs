@@ -20,6 +20,7 @@ mod kernel;
 mod monitor;
 mod spawn;
 
+pub use arguments::OPTIONS_VARIABLE;
 pub use kernel::KERNEL_VARIABLE;
 
 use accelerator::Accelerator;
