@@ -139,6 +139,8 @@ fn supervised(
         // Another dynamic linker would try to load it, and fail.
         environment.retain(|(name, _)| *name != "LD_PRELOAD");
     }
+    // The library need not warn of what is not served by it.
+    environment.push(("VSHMEM_STRICT", "1".into()));
     let name = &options.program[0];
     crate::backend::attend(name, || {
         let running = vshmem_strict::start(file, &options.program, &environment);

@@ -13,12 +13,14 @@
 //! | [`mappings`] | munmap and its like, where a segment is attached |
 //! | [`identity`] | setuid and its family: the daemon must know who asks |
 //! | [`posix`] | POSIX semaphores and conditions that a program keeps in a segment, where the kernel cannot wait on it |
+//! | [`exec`] | programs that this library will not be in are named when they are started |
 //! | [`dlopen`] | plug-ins loaded with RTLD_DEEPBIND would not see this library |
 //! | [`next`] | libc's own functions behind the ones replaced here |
 //!
 //! What it is not for: meaning. No tokio, no tracing: the library is in every process of a program.
 
 mod dlopen;
+mod exec;
 mod files;
 mod identity;
 mod kernel;

@@ -227,3 +227,60 @@ fn skipped(program: &str) -> bool {
     }
     missing
 }
+
+/// What a program starts that the library will not be in is named, once, however it is started; what it will be in is not.
+#[test]
+fn programs_that_are_not_served_are_named_when_they_are_started() {
+    let daemon = Daemon::start();
+    let folder = daemon.folder();
+    let (source, program) = (folder.join("main.c"), folder.join("alone"));
+    fs::write(&source, "int main(void) { return 0; }\n").unwrap();
+    let mut cc = Command::new("cc");
+    cc.arg("-static").arg("-o").arg(&program).arg(&source);
+    finish(&mut cc, PATIENCE).expect_success("a static program");
+    let alone = program.display().to_string();
+    let stat =
+        "is statically linked: its System V IPC goes to the kernel; `vshmem run --strict` would serve it";
+    let without = "is started without LD_PRELOAD: its System V IPC goes to the kernel; `vshmem run --strict` would serve it";
+    let python = format!(
+        "import os, subprocess as s\nfor i in range(3): s.run(['{alone}']), s.run(['true'])\ns.run(['/bin/true'], env={{}})\n\
+         os.posix_spawn('{alone}', ['x'], os.environ)\nos.execlp('{alone}', 'x', 'a', 'b', 'c', 'd', 'e', 'f', 'g')"
+    );
+    for (words, lines) in [
+        (
+            vec!["sh", "-c", "true; \"$0\"; exec /bin/true", &alone],
+            vec![format!("vshmem: {alone} {stat}")],
+        ),
+        (vec!["env", "-i", "true"], vec![format!("vshmem: true {without}")]),
+        (
+            vec![
+                "env",
+                "PATH=/nowhere:/bin",
+                "echo",
+                "1",
+                "2",
+                "3",
+                "4",
+                "5",
+                "6",
+                "7",
+            ],
+            Vec::new(),
+        ),
+        (
+            vec!["python3", "-c", &python],
+            vec![
+                format!("vshmem: {alone} {stat}"),
+                format!("vshmem: /bin/true {without}"),
+            ],
+        ),
+    ] {
+        let said = finish(daemon.command(words[0]).args(&words[1..]), PATIENCE).0;
+        let error = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.status.success(), "{words:?}: {error}");
+        assert_eq!(error.lines().collect::<Vec<_>>(), lines, "{words:?}");
+    }
+    let mut quiet = daemon.command("sh");
+    quiet.args(["-c", &alone]).env("VSHMEM_LOG", "off");
+    assert_eq!(finish(&mut quiet, PATIENCE).0.stderr, b"");
+}
