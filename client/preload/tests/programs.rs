@@ -69,6 +69,13 @@ fn threads_forks_and_signals_may_come_together() {
 }
 
 #[test]
+fn all_names_and_versions_are_the_librarys() {
+    let daemon = Daemon::start();
+    let program = compile("symbols", daemon.folder());
+    finish(&mut daemon.command(program), PATIENCE).expect_success("on Vshmem");
+}
+
+#[test]
 fn what_need_not_wait_makes_no_system_call_and_allocates_nothing() {
     let daemon = Daemon::start();
     let program = compile("quiet", daemon.folder());

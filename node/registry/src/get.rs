@@ -12,6 +12,9 @@ const IPC_PRIVATE: i32 = 0;
 const IPC_CREAT: i32 = 0o1000;
 const IPC_EXCL: i32 = 0o2000;
 const SHM_HUGETLB: i32 = 0o4000;
+const SHM_HUGE_MASK: i32 = 0x3f << 26;
+const SHM_HUGE_2MB: i32 = 21 << 26;
+const SHM_HUGE_1GB: i32 = 30 << 26;
 /// Pieces a new segment may lie in.
 const SEGMENT_PIECES: usize = 64;
 /// Pieces a new set or queue may lie in.
@@ -57,7 +60,7 @@ impl Registry {
             ));
         }
         if flags & SHM_HUGETLB != 0 {
-            self.no_huge_pages(client)?;
+            self.no_huge_pages(client, flags)?;
         }
         let body = Body::Shm {
             segsz: size,
@@ -176,7 +179,10 @@ impl Registry {
     }
 
     /// What Linux says where no huge pages are set aside, which is so here: EPERM to those who might not have them anyway, else ENOMEM.
-    fn no_huge_pages(&self, client: u32) -> Result<(), Failure> {
+    fn no_huge_pages(&self, client: u32, flags: i32) -> Result<(), Failure> {
+        if ![0, SHM_HUGE_2MB, SHM_HUGE_1GB].contains(&(flags & SHM_HUGE_MASK)) {
+            return Err(Failure::because(EINVAL, "there are no pages of this size"));
+        }
         let who = &self.alive(client)?.who;
         if who.caps & caps::IPC_LOCK != 0 || who.gid == 0 || who.groups.contains(&0) {
             Err(Failure::because(ENOMEM, "there are no huge pages here"))
@@ -207,13 +213,7 @@ impl Registry {
             .take(0, new.bytes, new.pieces)
             .ok_or_else(no_memory)?;
         let serial = self.next_serial;
-        let wanted = self.wanted_id(new.kind);
-        let table = self.table_mut(new.kind);
-        let taken = match wanted {
-            Some((slot, sequence)) => table.take_from(slot, sequence, serial),
-            None => table.take(serial),
-        };
-        let Some((slot, seq)) = taken else {
+        let Some((slot, seq)) = self.take_slot(new.kind, serial) else {
             self.pages_of(group).give_back(&extents);
             return Err(Failure::errno(ENOSPC));
         };

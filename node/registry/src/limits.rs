@@ -7,7 +7,7 @@ use crate::config::Uids;
 use crate::errno::{EINVAL, EPERM, ERANGE};
 use crate::registry::Registry;
 use crate::state::{Body, Image, Life};
-use vshmem_wire::{Failure, ID_BIT, Limits, Reply, SLOTS, Setting};
+use vshmem_wire::{Failure, ID_BIT, Kind, Limits, Reply, SLOTS, Setting};
 
 fn invalid() -> Failure {
     Failure::errno(EINVAL)
@@ -114,12 +114,14 @@ impl Registry {
         }
     }
 
-    /// The slot and sequence number that were asked for with `shm_next_id` and its like, which counts once.
-    pub(crate) fn wanted_id(&mut self, kind: vshmem_wire::Kind) -> Option<(u32, u16)> {
+    /// A slot and a sequence number: those asked for with `shm_next_id` and its like, which count once, or any.
+    pub(crate) fn take_slot(&mut self, kind: Kind, serial: u64) -> Option<(u32, u16)> {
         let wanted = std::mem::replace(&mut self.group.limits.next_ids[kind as usize], -1);
-        (wanted >= 0).then(|| {
-            let number = (wanted & !ID_BIT) as u32;
-            (number % SLOTS, (number / SLOTS) as u16 & 0x7fff)
-        })
+        let table = self.table_mut(kind);
+        if wanted < 0 {
+            return table.take(serial);
+        }
+        let number = (wanted & !ID_BIT) as u32;
+        table.take_from(number % SLOTS, (number / SLOTS) as u16 & 0x7fff, serial)
     }
 }

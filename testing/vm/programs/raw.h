@@ -333,6 +333,50 @@ static void elsewhere(const char *verb, char **w, int count, char **argv)
 	answer(0);
 }
 
+/* A thread replaces the program by itself. */
+static void *executes(void *argv)
+{
+	setenv("ACTOR_QUIET", "1", 1);
+	execv("/proc/self/exe", argv);
+	return NULL;
+}
+
+/* A thread performs a command, then ends its process. */
+static void *quits(void *given)
+{
+	struct order *order = given;
+	out = order->out;
+	perform(order->word, order->count, order->argv);
+	fflush(out);
+	_exit(0);
+}
+
+static int raw_threads(const char *verb, char **w, int count, char **argv)
+{
+	pthread_t thread;
+	if (!strcmp(verb, "threadexec")) {
+		pthread_create(&thread, NULL, executes, argv);
+		pause();
+	} else if (!strcmp(verb, "threadquit")) { /* threadquit COMMAND... */
+		struct order order = { .out = out, .argv = argv, .count = count };
+		memcpy(order.word, w, count * sizeof *w);
+		pthread_create(&thread, NULL, quits, &order);
+		pause();
+	} else if (!strcmp(verb, "vforkexec")) { /* a child that only executes something else */
+		pid_t child = vfork();
+		if (child == 0) {
+			execl("/bin/true", "true", NULL);
+			_exit(1);
+		}
+		int status = -1;
+		waitpid(child, &status, 0);
+		answer(status);
+	} else {
+		return 0;
+	}
+	return 1;
+}
+
 static int raw_life(const char *verb, char **w, int count, char **argv)
 {
 	char line[4096];
@@ -406,5 +450,5 @@ static int raw_life(const char *verb, char **w, int count, char **argv)
 static int raw(const char *verb, char **w, int count, char **argv)
 {
 	return raw_shm(verb, w) || raw_semctl(verb, w, count) || raw_semop(verb, w) || raw_msg(verb, w) ||
-	       raw_life(verb, w, count, argv);
+	       raw_threads(verb, w, count, argv) || raw_life(verb, w, count, argv);
 }

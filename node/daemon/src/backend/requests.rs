@@ -9,7 +9,7 @@ use vshmem_port::store::{Reach, Serial};
 use vshmem_registry::{Command, Done};
 use vshmem_wire::request::Welcome;
 use vshmem_wire::stream::Connected;
-use vshmem_wire::{Credentials, Failure, Memory, Reply, Request, StatBody, Status, VERSION, Verdict, Window};
+use vshmem_wire::{Credentials, Failure, Memory, Reply, Request, Status, VERSION, Verdict, Window};
 
 /// A descriptor that goes with a reply: of which construct, and whether for writing.
 pub(super) type WithMemory = Option<(u64, bool)>;
@@ -299,20 +299,7 @@ impl Backend {
             Request::Info { kind } => Some(*kind),
             _ => None,
         };
-        let command = Command::Request { client, seq, body };
-        let done = match command {
-            Command::Request { client, ref body, .. } if !command.changes() => {
-                self.registry.ask(client, body)
-            }
-            command => {
-                let before = self.failed_provisions;
-                let done = self.apply(command);
-                if let (Err(failure), true) = (&done, before != self.failed_provisions) {
-                    self.answered(client, seq, Err(failure.clone()));
-                }
-                done
-            }
-        };
+        let done = self.decide(client, seq, body);
         if limits {
             self.heartbeats(pages::now());
         }
@@ -331,12 +318,7 @@ impl Backend {
                 (Ok(Reply::Stat(stat)), None)
             }
             Ok(Done::List { mut stats, next }) => {
-                for (serial, stat) in &mut stats {
-                    self.complete(*serial, stat);
-                    if let StatBody::Shm { rss, .. } = &mut stat.body {
-                        *rss = self.resident(*serial);
-                    }
-                }
+                self.complete_list(&mut stats);
                 let stats = stats.into_iter().map(|(_, stat)| stat).collect();
                 (Ok(Reply::List(stats, next)), None)
             }
@@ -369,6 +351,24 @@ impl Backend {
                 (verdict, None)
             }
             Ok(other) => (Err(surprise(&other)), None),
+        }
+    }
+
+    /// What the registry says to a request.
+    fn decide(&mut self, client: u32, seq: u64, body: Request) -> Result<Done, Failure> {
+        let command = Command::Request { client, seq, body };
+        match command {
+            Command::Request { client, ref body, .. } if !command.changes() => {
+                self.registry.ask(client, body)
+            }
+            command => {
+                let before = self.failed_provisions;
+                let done = self.apply(command);
+                if let (Err(failure), true) = (&done, before != self.failed_provisions) {
+                    self.answered(client, seq, Err(failure.clone()));
+                }
+                done
+            }
         }
     }
 

@@ -177,11 +177,7 @@ impl Backend {
             alone_since: None,
             config,
         };
-        backend.time.tick(now);
-        backend.time.set_restarts(restarts);
-        let limits = backend.registry.group().limits;
-        backend.time.set_limits(limits.msgmax, limits.semopm);
-        backend.keeper.keep(TIME, backend.time.file());
+        backend.write_time_page(now);
         backend.keeper.keep(LOG, backend.journal.file());
         // A former life had the keeper hold what there was then.
         if restarts == 0 {
@@ -193,6 +189,14 @@ impl Backend {
             backend.resume(kept, again);
         }
         Ok(backend)
+    }
+
+    fn write_time_page(&self, now: u64) {
+        let limits = self.registry.group().limits;
+        self.time.tick(now);
+        self.time.set_restarts(self.restarts);
+        self.time.set_limits(limits.msgmax, limits.semopm);
+        self.keeper.keep(TIME, self.time.file());
     }
 
     /// Says so where the limit of open files is met before the limits of constructs are.

@@ -63,6 +63,16 @@ impl Backend {
     }
 
     /// Completes MSG_INFO: messages and bytes of all queues.
+    /// Completes a list: it also tells what segments hold.
+    pub(super) fn complete_list(&mut self, stats: &mut [(u64, Stat)]) {
+        for (serial, stat) in stats {
+            self.complete(*serial, stat);
+            if let StatBody::Shm { rss, .. } = &mut stat.body {
+                *rss = self.resident(*serial);
+            }
+        }
+    }
+
     pub(super) fn complete_info(&mut self, kind: Kind, info: &mut Info) {
         if kind == Kind::Shm {
             info.bytes = self.resident_in_all();
