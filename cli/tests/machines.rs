@@ -113,3 +113,27 @@ fn remarks_are_beside_the_text_and_json_has_both() {
         assert!(!err(&output).is_empty());
     }
 }
+
+#[test]
+fn the_doctor_uses_the_memory_and_looks_at_the_sockets() {
+    let daemon = Daemon::start_with(&["--pool", "64M"]);
+    daemon.ok(&["vm", "flags", "qemu", "--domain", "db"]);
+    let doctor = daemon.json(&["doctor"]);
+    let checks = doctor["checks"].as_array().expect("checks");
+    let detail = |name: &str| {
+        let check = checks.iter().find(|check| check["name"] == name);
+        let check = check.unwrap_or_else(|| panic!("no {name}: {doctor:#}"));
+        assert_eq!(check["state"], "ok", "{check}");
+        check["detail"].as_str().expect("text").to_owned()
+    };
+    assert!(detail("daemon").contains("a pool of 64 MiB"));
+    assert!(detail("memory").contains("GB/s"));
+    assert!(detail("atomics").contains("none is lost"));
+    assert!(detail("bell").contains("µs"));
+    assert!(detail("machine db").contains("mode 0600"));
+    assert_eq!(
+        daemon.json(&["ipcs"]),
+        serde_json::json!({"msg": [], "shm": [], "sem": []}),
+        "nothing is left behind"
+    );
+}

@@ -1,6 +1,6 @@
 //! `vshmem doctor`: what works here, what does not, and what to do about it.
 //!
-//! Each check looks at one thing and changes nothing. Not for what the back-end holds: `status` and `ipcs` show that.
+//! Each check looks at one thing and changes nothing; `doctor_memory` has those that use the group's memory for a moment. Not for what the back-end holds: `status` and `ipcs` show that.
 
 use crate::connection::Connection;
 use crate::place::Place;
@@ -23,12 +23,15 @@ pub(crate) struct Doctor {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// To be the process that uses the memory
+    #[arg(long, value_name = "ID", hide = true)]
+    measure: Option<i32>,
 }
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum State {
+pub(crate) enum State {
     /// Works.
     Ok,
     /// Not here; `vshmem run` does not need it.
@@ -38,15 +41,20 @@ enum State {
 }
 
 #[derive(Debug, Serialize)]
-struct Check {
+pub(crate) struct Check {
     name: String,
-    state: State,
-    detail: String,
-    remedy: String,
+    pub(crate) state: State,
+    pub(crate) detail: String,
+    pub(crate) remedy: String,
 }
 
 impl Check {
-    fn new(name: &str, state: State, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        state: State,
+        detail: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Check {
             name: name.to_owned(),
             state,
@@ -58,8 +66,17 @@ impl Check {
 
 /// Runs the command.
 pub(crate) fn run(options: &Doctor) -> Outcome {
+    if let Some(set) = options.measure {
+        return super::doctor_memory::measure(set);
+    }
     let mut checks = vec![folder(&options.place)];
-    checks.extend(daemon(&options.place));
+    let of_daemon = daemon(&options.place);
+    let serves = of_daemon.iter().all(|check| check.state == State::Ok);
+    checks.extend(of_daemon);
+    if serves {
+        checks.extend(super::doctor_memory::checks(&options.place));
+    }
+    checks.extend(machines(&options.place));
     checks.push(library());
     checks.push(memfd());
     checks.push(barrier());
@@ -137,10 +154,14 @@ fn daemon(place: &Place) -> Vec<Check> {
     checks.push(match connection.status() {
         Ok(status) => {
             let detail = format!(
-                "version {}, process {}, group {}, {} domains; this is domain {}",
+                "version {}, process {}, group {} with {}, {} domains; this is domain {}",
                 status.version,
                 status.pid,
                 status.group,
+                match status.pool_bytes {
+                    0 => "a file per construct".to_owned(),
+                    bytes => format!("a pool of {} MiB", bytes >> 20),
+                },
                 status.domains.iter().filter(|domain| domain.up).count(),
                 own.name
             );
@@ -218,8 +239,35 @@ fn barrier() -> Check {
     }
 }
 
+/// Who may connect to the sockets of machines that somebody else starts.
+fn machines(place: &Place) -> Vec<Check> {
+    let Ok(folders) = std::fs::read_dir(place.folder().join("machines")) else {
+        return Vec::new();
+    };
+    let check = |folder: std::fs::DirEntry| {
+        let socket = std::fs::metadata(folder.path().join("device.sock")).ok()?;
+        let mode = socket.mode() & 0o777;
+        let detail = format!(
+            "its sockets are of user {} and group {}, mode {mode:04o}",
+            socket.uid(),
+            socket.gid()
+        );
+        let remedy = if mode & 0o007 == 0 {
+            ""
+        } else {
+            "anybody here may connect and so reach the whole pool: set [machines] mode in the configuration"
+        };
+        let name = format!("machine {}", folder.file_name().to_string_lossy());
+        Some(Check::new(&name, State::Ok, detail, remedy))
+    };
+    folders.flatten().filter_map(check).collect()
+}
+
 fn ports() -> Vec<Check> {
-    let checks = vshmem_port_select::survey().into_iter().map(|finding| {
+    let all = vshmem_port_select::survey()
+        .into_iter()
+        .chain(vshmem_port_select::devices());
+    let checks = all.map(|finding| {
         let state = if finding.works { State::Ok } else { State::Absent };
         Check::new(
             &format!("port {}", finding.port),

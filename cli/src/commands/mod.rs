@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod doctor_memory;
 pub(crate) mod evaluation;
 pub(crate) mod ftok;
 pub(crate) mod ipcmk;

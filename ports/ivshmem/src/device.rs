@@ -61,6 +61,53 @@ fn device(folder: &Path) -> Option<Device> {
     })
 }
 
+/// Where BAR2 lies, as the machine's firmware or kernel has placed it.
+fn place(device: &Device) -> Option<u64> {
+    let all = std::fs::read_to_string(device.folder.join("resource")).ok()?;
+    let start = all.lines().nth(2)?.split_whitespace().next()?;
+    u64::from_str_radix(start.trim_start_matches("0x"), 16).ok()
+}
+
+/// What is to be said of each device of this machine.
+pub fn report(sys: &Path) -> Vec<Result<String, String>> {
+    let Ok(devices) = find(sys) else {
+        return Vec::new();
+    };
+    let told = devices.iter().map(|device| {
+        if device.bytes == 0 {
+            return Err(format!(
+                "{} has no memory: its ivshmem server gave it none; is the back-end running, and is it its device.sock?",
+                device.address
+            ));
+        }
+        let mapped = match device.open(true) {
+            Ok(_) => "",
+            Err(_) => "; only root may open it",
+        };
+        let at = place(device).map_or_else(String::new, |at| format!(" at {at:#x}"));
+        Ok(format!("{}: BAR2 of {} MiB{at}{mapped}", device.address, device.bytes >> 20))
+    });
+    told.collect()
+}
+
+/// Why the memory of this machine's devices is slow, and what to do about it; None if it has no device.
+pub fn slow(sys: &Path) -> Option<(String, String)> {
+    let devices = find(sys).ok()?;
+    let device = devices.first()?;
+    let told = match place(device) {
+        Some(at) if at < 1 << 32 => (
+            format!("this BAR is mapped uncached, because it lies at {at:#x}, below 4 GiB, in a range that the firmware made uncached"),
+            "have it placed above 4 GiB: machine type q35, UEFI firmware (OVMF) or a pool of 2G and more, and no 32-bit option in the firmware".to_owned(),
+        ),
+        _ => (
+            "this BAR is mapped uncached, because without a driver the kernel maps a device's memory so, and this processor (AMD's do, most of Intel's do not) heeds it in a guest"
+                .to_owned(),
+            "nothing helps from within the guest but a driver for the device that maps it cached; on the host, `vshmem run` and containers have no such limit".to_owned(),
+        ),
+    };
+    Some(told)
+}
+
 impl Device {
     /// Its memory, for reading or for reading and writing; the device is enabled first if nobody has done so.
     ///
@@ -121,6 +168,28 @@ pub(crate) mod tests {
             let file = std::fs::File::create(folder.join("resource2")).unwrap();
             file.set_len(bytes).unwrap();
         }
+    }
+
+    #[test]
+    fn reports_say_where_the_memory_lies_and_why_it_is_slow() {
+        let sys = tempfile::tempdir().unwrap();
+        assert_eq!(slow(sys.path()), None);
+        put(sys.path(), "0000:00:04.0", ("0x1af4", "0x1110"), Some(1 << 20));
+        let file = sys.path().join("bus/pci/devices/0000:00:04.0/resource");
+        for (at, word) in [
+            ("0x00000000fd000000", "below 4 GiB"),
+            ("0x0000000800000000", "driver"),
+        ] {
+            let line = |start: &str| format!("{start} 0x0000000000000000 0x0000000000000000\n");
+            std::fs::write(&file, [line("0x0"), line("0x0"), line(at)].concat()).unwrap();
+            let (why, remedy) = slow(sys.path()).unwrap();
+            assert!(
+                why.contains(word) && why.contains("uncached, because") && !remedy.is_empty(),
+                "{why}"
+            );
+        }
+        let told = report(sys.path()).remove(0).unwrap();
+        assert!(told.contains("1 MiB at 0x800000000"), "{told}");
     }
 
     #[test]

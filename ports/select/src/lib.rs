@@ -18,4 +18,4 @@ pub use boot::{BOOTABLE, boot, inside, joins_by};
 pub use device::{SERVED, device_server, flags, port_of, readers};
 pub use guest::{GUESTS, guest, local_guest};
 pub use store::{file_store, pool_store};
-pub use survey::{Finding, survey};
+pub use survey::{Finding, devices, slow_memory, survey};

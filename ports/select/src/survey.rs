@@ -40,6 +40,26 @@ pub fn survey() -> Vec<Finding> {
     ]
 }
 
+/// The devices through which this machine, if it is a guest, is shown memory.
+pub fn devices() -> Vec<Finding> {
+    let devices = vshmem_port_ivshmem::device::report(std::path::Path::new("/sys"));
+    let part = "the device with the group's memory";
+    let finding = |found| Finding::of("ivshmem", part, found);
+    devices.into_iter().map(finding).collect()
+}
+
+/// Why the group's memory may be slow here, and what to do about it.
+pub fn slow_memory() -> (String, String) {
+    match vshmem_port_ivshmem::device::slow(std::path::Path::new("/sys")) {
+        Some(told) => told,
+        None => (
+            "this is slower than it should be, as if it were mapped uncached".to_owned(),
+            "run it again while the machine is idle; if it stays so, tell what `vshmem doctor --json` says"
+                .to_owned(),
+        ),
+    }
+}
+
 fn local() -> Result<String, String> {
     PoolStore::new(4096)
         .map(|_| "sealed memory files work; containers need only the daemon's runtime directory".to_owned())
