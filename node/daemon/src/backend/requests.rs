@@ -257,6 +257,9 @@ impl Backend {
     fn fork_prepare(&mut self, client: u32, socket: Option<OwnedFd>) -> Verdict {
         let socket =
             socket.ok_or_else(|| Failure::because(libc::EINVAL, "no socket came with the request"))?;
+        if self.clients.knows_fork(&socket) {
+            return Ok(Reply::Done);
+        }
         let domain = self
             .registry
             .client(client)

@@ -9,6 +9,11 @@ use std::time::Instant;
 /// Most answers that wait for a client to read.
 const MOST_UNREAD: usize = 256;
 
+/// The number of a socket; 0 if it has none.
+pub(super) fn inode(fd: &OwnedFd) -> u64 {
+    rustix::fs::fstat(fd).map_or(0, |stat| stat.st_ino)
+}
+
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -38,6 +43,8 @@ pub(super) struct Link {
     pub(super) door: Option<u32>,
     /// The fork whose child is at the other end.
     pub(super) fork: Option<u64>,
+    /// Which socket it is, of a fork's: descriptors of the same one have the same number.
+    pub(super) inode: u64,
     /// Since when it is open.
     pub(super) since: Instant,
     /// Whether the reactor watches it for writing.
@@ -49,11 +56,13 @@ pub(super) struct Link {
 impl Link {
     /// A fresh connection.
     pub(super) fn new(fd: OwnedFd, uid: u32, door: Option<u32>, fork: Option<u64>) -> Self {
+        let inode = if fork.is_some() { inode(&fd) } else { 0 };
         Link {
             fd,
             uid,
             door,
             fork,
+            inode,
             since: Instant::now(),
             watched_for_writing: false,
             progress: Progress::Silent,

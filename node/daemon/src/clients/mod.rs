@@ -208,6 +208,14 @@ impl Clients {
         Ok(())
     }
 
+    /// Whether a fork with this socket is under way already: its parent asks again, as it heard no answer from this daemon's former life. Two would be
+    /// counted for one child, and would read its words from under each other's noses.
+    pub(crate) fn knows_fork(&self, fd: &OwnedFd) -> bool {
+        let inode = link::inode(fd);
+        let forks = self.links.values().filter(|link| link.fork.is_some());
+        inode != 0 && forks.into_iter().any(|link| link.inode == inode)
+    }
+
     /// The daemon's end of the socket pair of a fork under way.
     pub(crate) fn add_fork(
         &mut self,

@@ -126,6 +126,9 @@ impl Frontend {
     fn fork_prepare(&mut self, client: u32, socket: Option<OwnedFd>) -> Verdict {
         let socket =
             socket.ok_or_else(|| Failure::because(libc::EINVAL, "no socket came with the request"))?;
+        if self.clients.knows_fork(&socket) {
+            return Ok(Reply::Done);
+        }
         let fork = self.next_fork;
         self.next_fork += 1;
         self.keeper.keep(fork_name(fork, client), socket.as_fd());

@@ -94,6 +94,36 @@ fn a_fork_counts_at_once_and_its_child_is_a_client() {
     assert_eq!(fds.len(), 1);
 }
 
+#[test]
+fn a_fork_that_is_prepared_again_after_a_restart_counts_once() {
+    let daemon = Daemon::serve();
+    let mut here = daemon.client();
+    let segment = here.shm_get(6, 4096).unwrap();
+    here.attach(segment);
+    let (ours, childs) = pair();
+    let prepare = |client: &mut Client| {
+        let (verdict, _) = client
+            .try_ask_with(Request::ForkPrepare, &[ours.as_fd()])
+            .unwrap();
+        assert_eq!(verdict, Ok(Reply::Done));
+    };
+    prepare(&mut here);
+    // As if the daemon had been killed before its answer was read.
+    daemon.kill();
+    let (mut here, _) = Client::hello(&daemon.socket(), Some(here.welcome.client)).unwrap();
+    prepare(&mut here);
+    assert_eq!(here.nattch(segment), 2);
+    rustix::net::sockopt::set_socket_passcred(&childs, true).unwrap();
+    send(&childs, 0, hello_request(None), &[]).unwrap();
+    let (answer, _) = receive(&childs).unwrap();
+    assert!(matches!(answer.body, Ok(Reply::Welcome(_))), "{answer:?}");
+    // Each word of the child's is read by the one that knows it.
+    for seq in 1..20 {
+        send(&childs, seq, Request::Ping, &[]).unwrap();
+        assert_eq!(receive(&childs).unwrap().0.seq, seq);
+    }
+}
+
 fn pair() -> (rustix::fd::OwnedFd, rustix::fd::OwnedFd) {
     rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,

@@ -69,6 +69,9 @@ struct Left {
     option: &'static str,
     id: i64,
     domain: String,
+    /// All that is known of it, for messages.
+    #[allow(dead_code, reason = "shown by Debug")]
+    all: serde_json::Value,
     /// A queue that nobody ever sent anything to.
     unused: bool,
 }
@@ -85,6 +88,7 @@ fn constructs(machine: &Machine) -> Result<Vec<Left>> {
                 option,
                 id,
                 domain: domain.to_owned(),
+                all: construct.clone(),
                 unused: kind == "msg" && construct["stime"].is_null(),
             });
         }
@@ -123,9 +127,16 @@ pub(super) fn nothing_left(machine: &Machine, victims: &str, guests: &[String]) 
         early.map(|at| interrupted.remove(at));
         left.domain == victims || early.is_some()
     })?;
-    let left = constructs(machine)?;
-    ensure!(left.is_empty(), "left over in `vshmem ipcs`: {left:?}");
     let until = Instant::now() + PATIENCE;
+    // News of the last deaths takes a moment.
+    loop {
+        let left = constructs(machine)?;
+        if left.is_empty() {
+            break;
+        }
+        ensure!(Instant::now() < until, "left over in `vshmem ipcs`: {left:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     loop {
         let out = machine.vshmem(&["status", "--json"])?;
         let status: serde_json::Value = serde_json::from_slice(&out.stdout).context("status --json")?;
