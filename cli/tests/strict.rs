@@ -378,3 +378,42 @@ fn one_supervisor_in_another_is_refused() {
     assert_eq!(output.status.code(), Some(125));
     assert!(err(&output).contains("supervised already"), "{}", err(&output));
 }
+
+/// In a guest, whose kernel has seccomp and ptrace of its own, on device memory.
+#[test]
+fn static_programs_in_a_uml_guest_keep_the_rules_and_meet_one_on_the_host() {
+    let there = Path::new("/usr/bin/linux.uml").exists() || std::env::var_os("VSHMEM_UML").is_some();
+    if !there {
+        println!("skipped: linux.uml is not installed (apt-get install user-mode-linux)");
+        return;
+    }
+    let daemon = Daemon::start();
+    let (Some(rules), Some(meet)) = (
+        compile("cc", "rules", &daemon, STATIC),
+        compile("cc", "meet", &daemon, STATIC),
+    ) else {
+        return;
+    };
+    let run = format!("{} run --strict --", env!("CARGO_BIN_EXE_vshmem"));
+    let script = format!(
+        "for part in addresses signals undo blocked children; do {run} {} $part || exit 1; done; {run} {} first afar",
+        rules.display(),
+        meet.display()
+    );
+    let guest = ["vm", "run", "--port", "uml", "--domain", "a", "--", "sh", "-c"];
+    let spawn = |command: &mut Command| {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stderr(Stdio::piped()).spawn().expect("started")
+    };
+    let guest = spawn(daemon.vshmem(&guest).arg(script));
+    let here = spawn(strict(&daemon, &meet, "second").arg("afar"));
+    let here = std::thread::spawn(move || finish_child(here, Duration::from_secs(170)));
+    let output = finish_child(guest, Duration::from_secs(160));
+    assert_eq!(
+        out(&output),
+        "well\nwell\nwell\nwell\nwell\nmet\n",
+        "{}",
+        err(&output)
+    );
+    well(&here.join().expect("host"), "met\n");
+}

@@ -80,6 +80,7 @@ pub(crate) fn run(options: &Doctor) -> Outcome {
     checks.push(library());
     checks.push(memfd());
     checks.push(barrier());
+    checks.push(strict());
     checks.extend(ports());
     let works = checks.iter().all(|check| check.state != State::Broken);
     if options.json {
@@ -222,6 +223,31 @@ fn memfd() -> Check {
             "Linux 3.17 or later is needed",
         ),
     }
+}
+
+/// What `run --strict` needs.
+#[cfg(target_arch = "x86_64")]
+fn strict() -> Check {
+    const NAME: &str = "run --strict";
+    match vshmem_strict::possible() {
+        Ok(()) => Check::new(
+            NAME,
+            State::Ok,
+            "static programs and raw system calls can be served",
+            "",
+        ),
+        Err((why, remedy)) => Check::new(NAME, State::Absent, why, remedy),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn strict() -> Check {
+    Check::new(
+        "run --strict",
+        State::Absent,
+        "there for x86-64 processors only",
+        "",
+    )
 }
 
 fn barrier() -> Check {

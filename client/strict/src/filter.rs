@@ -135,6 +135,23 @@ fn program(pass: u64) -> Vec<sock_filter> {
     all
 }
 
+const FLAGS: libc::c_ulong =
+    libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+
+/// Whether this kernel has what is needed: without a filter it then says EFAULT.
+pub(crate) fn is_possible() -> bool {
+    // SAFETY: the kernel finds that there is no filter.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            FLAGS,
+            std::ptr::null::<libc::sock_fprog>(),
+        )
+    };
+    result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
 /// Puts the filter on the calling thread and what it will start; gives where its calls are heard of.
 pub(crate) fn put_on(pass: u64) -> io::Result<OwnedFd> {
     let mut program = program(pass);
@@ -142,7 +159,6 @@ pub(crate) fn put_on(pass: u64) -> io::Result<OwnedFd> {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
     };
-    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     // SAFETY: plain numbers; a program that lives until after the call.
     unsafe {
         if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
@@ -151,7 +167,7 @@ pub(crate) fn put_on(pass: u64) -> io::Result<OwnedFd> {
         let made = libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            flags,
+            FLAGS,
             &raw const program,
         );
         if made < 0 {

@@ -12,6 +12,7 @@ use crate::errand;
 use crate::filter;
 use crate::supervisor::Supervisor;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::process::Resource;
 use serde::{Deserialize, Serialize};
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -24,6 +25,9 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 const REPORTS: &str = "VSHMEM_STRICT_REPORTS";
 /// Longest report.
 const REPORT: usize = 4096;
+const OLD: &str = "this kernel has no seccomp user notification of the kind that is needed";
+const NEWER: &str =
+    "use Linux 5.19 or later with CONFIG_SECCOMP_FILTER, or a dynamically linked build of the program";
 const YAMA: &str = "/proc/sys/kernel/yama/ptrace_scope";
 
 /// What the supervisor tells the command.
@@ -180,13 +184,21 @@ fn listener(from: &OwnedFd) -> Result<OwnedFd, Report> {
             "its system calls are supervised already",
             "leave --strict out inside of another `vshmem run --strict`, or of a container whose runtime uses seccomp user notification",
         )),
-        Ok(Some((libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP, _))) => Err(refused(
-            "this kernel has no seccomp user notification of the kind that is needed",
-            "use Linux 5.19 or later with CONFIG_SECCOMP_FILTER, or a dynamically linked build of the program",
-        )),
+        Ok(Some((libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP, _))) => Err(refused(OLD, NEWER)),
         Ok(Some((errno, _))) => Err(refused(io::Error::from_raw_os_error(errno), "")),
         Ok(None) => Err(refused("it died before it was executed", "")),
         Err(error) => Err(refused(error, "")),
+    }
+}
+
+/// Whether programs can be supervised here; why not, and what to do.
+pub fn possible() -> Result<(), (String, String)> {
+    if !filter::is_possible() {
+        return Err((OLD.to_owned(), NEWER.to_owned()));
+    }
+    match may_look_into_others() {
+        Err(Report::NotSupervised(why, remedy)) => Err((why, remedy)),
+        _ => Ok(()),
     }
 }
 
@@ -244,6 +256,10 @@ fn aside() -> io::Result<()> {
     let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
+    // Some descriptors for each process that uses System V IPC. The program has started with the limit as it was.
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
     // SAFETY: a disposition: messages are written from the background, too.
     unsafe { libc::signal(libc::SIGTTOU, libc::SIG_IGN) };
     Ok(())

@@ -37,4 +37,4 @@ mod supervisor;
 mod trace;
 
 #[cfg(target_arch = "x86_64")]
-pub use launch::{Failed, Running, start, supervisor_main};
+pub use launch::{Failed, Running, possible, start, supervisor_main};
