@@ -51,6 +51,10 @@ Examples:
   vshmem vm run --port qemu --domain b --cpus 0,1 -- ./client
   vshmem vm run --domain b --cpus 1 --mem 512M --bind . -- sh -c './client > result'
 
+Port qemu needs QEMU, virtiofsd and root. It boots the kernel of --kernel or $VSHMEM_KERNEL, else one from the cache or from /boot, else fetches one from the
+distribution's archive into $XDG_CACHE_HOME/vshmem (once; nothing is installed). The guest has one virtual CPU, or as many as --cpus names. Where KVM runs no guests,
+software does, many times slower. $VSHMEM_QEMU names another QEMU, $VSHMEM_QEMU_OPTIONS gives it more options.
+
 Exit status: the program's; 124 after a time-out, 125 if Vshmem or the guest is the reason that it did not run, 126 if it cannot be
 executed, 127 if it is not found.")]
 struct Run {
@@ -85,7 +89,7 @@ struct Run {
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     timeout: Option<Duration>,
     /// Seconds the guest may take to start the program
-    #[arg(long, value_name = "SECS", default_value = "60", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", default_value = "120", value_parser = seconds)]
     boot_timeout: Duration,
     /// A network card: an inherited datagram socket, whose other end is another guest's, and the guest's address
     #[arg(long, value_name = "FD,ADDRESS", value_parser = card, hide = true)]

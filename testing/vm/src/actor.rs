@@ -135,7 +135,7 @@ impl Actor {
             answers,
             place,
         };
-        match actor.answers.recv_timeout(Duration::from_secs(60)).as_deref() {
+        match actor.answers.recv_timeout(Duration::from_secs(120)).as_deref() {
             Ok("ready") => Ok(actor),
             other => bail!("the actor at {place:?} did not get ready: {other:?}"),
         }

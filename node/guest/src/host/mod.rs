@@ -151,7 +151,7 @@ impl GuestSpec {
     /// The memory a guest gets by default.
     pub const MEMORY: u64 = 256 << 20;
     /// The time a guest may take to start the program by default.
-    pub const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+    pub const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 
     /// `argv` in a guest of `port`, with everything else taken from the calling process or set to its default.
     ///

@@ -11,7 +11,7 @@ use vshmem_wire::{Extent, Kind, Link};
 use vshmem_words::Mapping;
 
 /// How long a domain may take to come up, a virtual machine included.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(120);
 /// How long an agent may take to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 

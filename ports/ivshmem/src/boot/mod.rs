@@ -7,6 +7,7 @@
 //! | `files` | the host's tree for the guest |
 //! | `accelerator` | whether KVM runs guests here |
 //! | `arguments` | QEMU's command line |
+//! | `placement` | whether guest memory can be where it is asked to be |
 //! | `monitor` | which threads are virtual CPUs |
 //! | `spawn` | processes that do not outlive whoever started them |
 //!
@@ -18,6 +19,7 @@ mod files;
 mod initramfs;
 mod kernel;
 mod monitor;
+mod placement;
 mod spawn;
 
 pub use arguments::OPTIONS_VARIABLE;
@@ -95,6 +97,7 @@ impl Boot for QemuBoot {
     fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, BootError> {
         let (qemu, virtiofsd) = (qemu()?, virtiofsd()?);
         let pool = check_sizes(&spec)?;
+        placement::check(&spec.special, spec.memory)?;
         let kernel =
             kernel::find_or_fetch(spec.special.kernel.as_deref()).map_err(|why| unsupported(&why))?;
         let initramfs = initramfs::make(&kernel, &spec.init).map_err(|why| unsupported(&why))?;
