@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         length: Duration::from_secs_f64(minutes * 60.0),
         seed: seed as u64,
         guests: true,
+        apart: true,
     };
     match soak(options, stop, &mut |line| println!("soak: {line}")) {
         Ok(report) => {

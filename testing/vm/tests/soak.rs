@@ -14,6 +14,7 @@ fn nothing_is_lost_and_nothing_is_left() -> Result<()> {
         length: Duration::from_secs(seconds.and_then(|s| s.parse().ok()).unwrap_or(25)),
         seed: u64::from(std::process::id()),
         guests: true,
+        apart: false,
     };
     println!("{options:?}");
     let report = soak(options, &STOP, &mut |line| println!("{line}"))?;

@@ -15,12 +15,14 @@ pub mod parties;
 pub mod stress;
 mod used;
 
-use crate::machine::{Machine, missing, signal, uml_available};
+use crate::machine::{Machine, missing, program, signal, uml_available};
 use anyhow::{Context, Result, bail};
 use dice::Dice;
 use model::{Count, Model};
 use parties::Guest;
 use rustix::process::Signal;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -43,6 +45,8 @@ pub struct Options {
     pub seed: u64,
     /// Whether two guests take part.
     pub guests: bool,
+    /// Whether the daemon is in a process group of its own, so that Ctrl-C is the soak's alone.
+    pub apart: bool,
 }
 
 /// What was done.
@@ -64,7 +68,11 @@ pub struct Report {
 
 /// Runs it. `tell` gets a line of progress now and then. `stop` ends it early, as cleanly as at its end.
 pub fn soak(options: Options, stop: &'static AtomicBool, tell: &mut dyn FnMut(&str)) -> Result<Report> {
-    let mut machine = Machine::start()?;
+    let mut command = Command::new(program());
+    if options.apart {
+        command.process_group(0);
+    }
+    let mut machine = Machine::started_by(command, "")?;
     let mut soak = Soak::start(&machine, options)?;
     let until = Instant::now() + options.length;
     let result = soak.until(&machine, until, stop, tell);
