@@ -135,3 +135,62 @@ fn without_a_compiler_the_reason_is_said() {
         err(&output)
     );
 }
+
+#[test]
+fn a_short_report_of_guests_and_all_is_whole() {
+    if !compiler() {
+        return;
+    }
+    build_preload();
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let report = folder.path().join("report");
+    let mut command = vshmem(&["bench", "report", "--short", "--rounds", "1", "--out"]);
+    // Less than three minutes by itself; here other tests run beside it.
+    let output = finish(command.arg(&report), Duration::from_secs(280));
+    let read =
+        |name: &str| std::fs::read_to_string(report.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let json: serde_json::Value = serde_json::from_str(&read("report.json")).expect("JSON");
+    // An MPI that hangs on a busy machine is said to have failed, and is no fault of this report; anything else would be.
+    let failed: Vec<&str> = json["gaps"]
+        .as_array()
+        .expect("gaps")
+        .iter()
+        .filter(|gap| gap["failed"] == true)
+        .filter_map(|gap| gap["name"].as_str())
+        .collect();
+    assert!(failed.iter().all(|name| name.contains("MPI")), "{}", err(&output));
+    assert_eq!(
+        output.status.code(),
+        Some(i32::from(!failed.is_empty())),
+        "{}",
+        err(&output)
+    );
+    let samples = json["samples"].as_array().expect("samples");
+    let of = |model: &str| samples.iter().filter(|s| s["model"] == model).count();
+    // Every model's runs are whole, or it is named as not measured.
+    assert_eq!(read("samples.csv").lines().count(), samples.len() + 1);
+    assert!(of("kernel System V") > 20 && of("Vshmem, one domain") == of("kernel System V"));
+    let gaps = json["gaps"].to_string();
+    let guests = of("Vshmem, two VMs");
+    assert!(
+        guests == of("kernel System V") || gaps.contains("Vshmem, two VMs"),
+        "{guests}: {gaps}"
+    );
+    let page = read("index.html");
+    for figure in [
+        "Figure 4",
+        "Figure 7",
+        "Figure 8",
+        "Figure 9",
+        "Figure 10",
+        "Figure 11",
+        "Claimed and measured",
+    ] {
+        assert!(page.contains(figure), "{figure}");
+    }
+    assert!(
+        err(&output).contains("left"),
+        "progress and the time left: {}",
+        err(&output)
+    );
+}

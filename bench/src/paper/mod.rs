@@ -13,6 +13,7 @@
 //! | [`iceoryx2`] | builds the program that measures iceoryx2, which this crate does not depend on |
 //! | [`campaign`] | batches in rounds, with progress and the time left |
 //! | [`sample`] | one measurement |
+//! | [`report`] | the report: raw values, figures, claims |
 //! | [`summary`] | what many runs say together |
 
 pub mod campaign;
@@ -21,6 +22,7 @@ pub mod exchange;
 pub mod field;
 pub mod group;
 pub mod iceoryx2;
+pub mod report;
 pub mod sample;
 pub mod summary;
 pub mod workshop;

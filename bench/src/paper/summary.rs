@@ -67,6 +67,13 @@ impl<'a> Table<'a> {
             .collect();
         (!ratios.is_empty()).then(|| median(ratios.into_iter()))
     }
+
+    /// The ratio of the best runs of two models: what they can do when nothing else wants their cores, which a run of milliseconds on a shared
+    /// machine rarely shows. None if one of them has no run.
+    pub fn ratio_of_best(&self, what: &What, over: &str, under: &str, of: fn(&Sample) -> f64) -> Option<f64> {
+        let best = |model| self.samples(what, model).iter().map(|s| of(s)).reduce(f64::min);
+        Some(best(over)? / best(under)?)
+    }
 }
 
 /// Nanoseconds of a sample: the program's, or the mean exchange's.
@@ -166,6 +173,8 @@ mod tests {
         let what = table.whats().next().unwrap().clone();
         assert_eq!(table.ratio(&what, "a", "b", time), Some(3.0));
         assert_eq!(table.ratio(&what, "a", "c", time), None);
+        assert_eq!(table.ratio_of_best(&what, "a", "b", time), Some(2.0));
+        assert_eq!(table.ratio_of_best(&what, "a", "d", time), None);
         assert_eq!(lines(&samples).len(), 4);
     }
 

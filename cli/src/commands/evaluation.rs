@@ -3,6 +3,7 @@
 use super::bench::{guest_port, guests};
 use crate::trouble::{Outcome, Trouble};
 use std::io::IsTerminal;
+use vshmem_bench::paper::report::{PROGRAMS, ReportOptions, report};
 use vshmem_bench::paper::{self, Campaign, Extent, Field, dwarfs, exchange, summary};
 
 /// The paper's programs, each in every programming model that is here.
@@ -22,13 +23,14 @@ pub(crate) enum Programs {
     Pi(Program),
     /// Molecular dynamics by velocity Verlet in two and three dimensions
     Nbody(Program),
+    Report(Report),
 }
 
 /// How a program is measured.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 The programs are C, compiled here with the same options for every model: serial, kernel System V, Vshmem in one domain and in two guests (one and the
-same program file), OpenMP, MPICH and Open MPI over shared memory and over TCP. Each model runs once a round. Results are checked against the known answer
+same program file), OpenMP, MPICH and Open MPI over shared memory and over TCP. Each model runs once a round, with --long three times. Results are checked against the known answer
 and each other; a model that fails is left out as a whole, and the exit status is 1. What is not installed is left out and named.
 
 Examples:
@@ -64,6 +66,33 @@ pub(crate) struct Peers {
     /// Build the program that measures iceoryx2 first, with cargo, if it is not built yet
     #[arg(long)]
     build: bool,
+}
+
+/// All programs at once: raw values, the paper's figures, and what is claimed beside what was measured
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Writes samples.csv, report.json, the figures as SVG, and index.html, which shows them. Run it on a machine that does nothing else: parties that wait for each
+other busily need their cores. With --short it takes less than three minutes. iceoryx2 takes part once `vshmem bench peers --build` has built it.
+
+Examples:
+  vshmem bench report --short --out /tmp/report
+  vshmem bench report --rounds 9 --only sync,socket --out report")]
+pub(crate) struct Report {
+    /// A few sizes and repetitions: less than three minutes
+    #[arg(long)]
+    short: bool,
+    /// Runs of everything [default: 2 with --short, else 5]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: Option<u16>,
+    /// The folder to write to; made if it is not there
+    #[arg(long, value_name = "DIR", default_value = "vshmem-report")]
+    out: std::path::PathBuf,
+    /// These programs only
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = PROGRAMS)]
+    only: Vec<String>,
+    /// Port of the guests; auto: the first that can start guests here; none: leave the models between guests out
+    #[arg(long, value_name = "PORT", default_value = "auto", value_parser = guests())]
+    guests: String,
 }
 
 /// The port of guests, or why there are none.
@@ -107,6 +136,7 @@ pub(crate) fn run(programs: &Programs) -> Outcome {
         Programs::Laplace(options) => ("laplace", options),
         Programs::Pi(options) => ("pi", options),
         Programs::Nbody(options) => ("nbody", options),
+        Programs::Report(options) => return whole(options).map_err(|error| trouble(&error)),
     };
     measure(name, options).map_err(|error| trouble(&error))
 }
@@ -138,4 +168,26 @@ fn measure(name: &'static str, options: &Program) -> anyhow::Result<u8> {
         eprintln!("vshmem: {} failed: {}", gap.name, gap.why);
     }
     Ok(u8::from(outcome.failed()))
+}
+
+fn whole(options: &Report) -> anyhow::Result<u8> {
+    let all = ReportOptions {
+        extent: if options.short {
+            Extent::Short
+        } else {
+            Extent::Long
+        },
+        rounds: options
+            .rounds
+            .map_or(if options.short { 2 } else { 5 }, usize::from),
+        out: options.out.clone(),
+        only: options.only.clone(),
+    };
+    let field = Field::open(&std::env::current_exe()?, port_of_guests(&options.guests))?;
+    let well = report(&field, &all, &mut progress())?;
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+    say!("{}", options.out.join("index.html").display());
+    Ok(u8::from(!well))
 }
