@@ -52,7 +52,19 @@ struct Status {
     euid: u32,
     egid: u32,
     groups: Vec<u32>,
+    /// Capabilities towards this daemon's user namespace.
     effective: u64,
+}
+
+/// Whether a process lives in this daemon's user namespace. Capabilities in another one are none here: anybody can make one and be almighty in it.
+fn in_our_user_namespace(pid: u32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let of = |who: &str| std::fs::metadata(format!("/proc/{who}/ns/user")).map(|ns| (ns.dev(), ns.ino()));
+    match of("self") {
+        Ok(ours) => of(&pid.to_string()).is_ok_and(|theirs| theirs == ours),
+        // A kernel without user namespaces.
+        Err(_) => true,
+    }
 }
 
 fn status(pid: u32) -> io::Result<Status> {
@@ -75,6 +87,10 @@ fn status(pid: u32) -> io::Result<Status> {
             }
             _ => {}
         }
+    }
+    // Asked last: a process can leave for a new user namespace, but never come back, so one that is here now was here then.
+    if !in_our_user_namespace(pid) {
+        status.effective = 0;
     }
     Ok(status)
 }
@@ -294,6 +310,32 @@ mod tests {
         assert_eq!((for_itself.uid, for_itself.stands_for), (own.uid, own.pid));
         let no_pidfd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         assert!(standing_in(own, &no_pidfd).is_err());
+    }
+
+    #[test]
+    fn capabilities_of_another_user_namespace_are_none() {
+        let mut other = std::process::Command::new("unshare")
+            .args(["--user", "--map-root-user", "cat"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut to, mut from) = (other.stdin.take().unwrap(), other.stdout.take().unwrap());
+        // Once it answers, it has moved; without an answer, this system lets nobody.
+        use std::io::{Read, Write};
+        let answered = to.write_all(b"x").is_ok() && from.read(&mut [0]).is_ok_and(|n| n == 1);
+        let status = status(other.id());
+        let raw = std::fs::read_to_string(format!("/proc/{}/status", other.id()));
+        drop(to);
+        other.wait().unwrap();
+        if !answered {
+            eprintln!("skipped: user namespaces cannot be made here");
+            return;
+        }
+        let raw = raw.unwrap();
+        let shown = raw.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap();
+        assert_ne!(u64::from_str_radix(shown.trim(), 16), Ok(0));
+        assert_eq!(status.unwrap().effective, 0);
     }
 
     #[test]
