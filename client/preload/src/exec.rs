@@ -24,7 +24,7 @@ type Strings = *const *const c_char;
 fn unreached(head: &[u8]) -> Option<&'static [u8]> {
     let number = |at: usize, bytes: usize| {
         let mut all = [0; 8];
-        all[..bytes].copy_from_slice(head.get(at..at + bytes)?);
+        all[..bytes].copy_from_slice(head.get(at..)?.get(..bytes)?);
         usize::try_from(u64::from_le_bytes(all)).ok()
     };
     if !head.starts_with(b"\x7fELF") {
@@ -44,7 +44,7 @@ fn unreached(head: &[u8]) -> Option<&'static [u8]> {
         // PT_INTERP.
         if kind == 3 {
             let (at, bytes) = (number(header + 8, 8)?, number(header + 32, 8)?);
-            let linker = head.get(at..at.checked_add(bytes)?)?;
+            let linker = head.get(at..)?.get(..bytes)?;
             let glibc = contains(linker, b"/ld-linux")
                 || contains(linker, b"/ld64.so")
                 || contains(linker, b"/ld.so");
