@@ -18,8 +18,8 @@ const TIMES: u64 = 60;
 const ROUNDS: usize = 3;
 /// Constructs that are there while clients or waiters become many.
 const SOME: u32 = 99;
-/// Of a figure that is not Vshmem's to keep flat.
-const KERNELS: &str = "kernel's, ns";
+/// Of a figure that is shown and not judged: waking goes through the kernel's futex.
+const WAKING: &str = "waking, ns";
 /// Processes among which waiting threads are divided.
 const WAITING_PROCESSES: u32 = 10;
 
@@ -235,18 +235,18 @@ fn waiters(options: &ScaleOptions, points: &mut Points<'_>) -> Result<Option<Str
         time(&mut party, points, count.into(), count, &beside)?;
         let some = (count / 2).min(TIMES as u32);
         let woken = party.ask("scale_wake", 0, KEY, some.into())?;
-        points.add(count.into(), "wake one", woken, KERNELS);
+        points.add(count.into(), "wake one", woken, WAKING);
         points.memory(count.into(), machine.daemon.keeper(), machine.at_first)?;
         // None may be lost: all threads have to end.
         let rest = party.ask("scale_wake", 0, KEY, u64::from(count - some))?;
-        points.add(count.into(), "wake all, each", rest, KERNELS);
+        points.add(count.into(), "wake all, each", rest, WAKING);
         for process in &mut waiting {
             process.ask("scale_threads_end", 0, KEY, 0)?;
         }
     }
     Ok(Some(format!(
-        "threads of {WAITING_PROCESSES} processes; every one of them was woken. Waking is the kernel's: it looks for the sleeper in one of 256 chains for each \
-         processor, whose length is all sleepers' of the machine"
+        "threads of {WAITING_PROCESSES} processes; every one of them was woken. Waking is shown and not judged: most of it is futex(2), in which all \
+         sleepers of the machine share a few chains"
     )))
 }
 

@@ -14,8 +14,8 @@ pub struct Point {
     pub what: String,
     /// The figure.
     pub value: f64,
-    /// `ns` for one operation, `once, ns` for what is done once and may take longer the more there is, `kernel's, ns` for what the
-    /// kernel does, `bytes`, `bytes each`, `descriptors`.
+    /// `ns` for one operation, `once, ns` for what is done once and may take longer the more there is, `waking, ns` for waking a
+    /// sleeper, which goes through the kernel, `bytes`, `bytes each`, `descriptors`.
     pub unit: &'static str,
 }
 
@@ -28,9 +28,9 @@ impl Point {
 
 fn figure(value: f64, unit: &str) -> String {
     match unit {
-        "ns" | "once, ns" | "kernel's, ns" if value < 1e3 => format!("{value:.0} ns"),
-        "ns" | "once, ns" | "kernel's, ns" if value < 1e6 => format!("{:.1} µs", value / 1e3),
-        "ns" | "once, ns" | "kernel's, ns" => format!("{:.1} ms", value / 1e6),
+        "ns" | "once, ns" | "waking, ns" if value < 1e3 => format!("{value:.0} ns"),
+        "ns" | "once, ns" | "waking, ns" if value < 1e6 => format!("{:.1} µs", value / 1e3),
+        "ns" | "once, ns" | "waking, ns" => format!("{:.1} ms", value / 1e6),
         "bytes" if value >= 1024.0 * 1024.0 => format!("{:.1} MiB", value / 1024.0 / 1024.0),
         "bytes" => format!("{:.0} KiB", value / 1024.0),
         "bytes each" => format!("{value:.0} B"),
