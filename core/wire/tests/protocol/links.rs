@@ -127,8 +127,9 @@ proptest! {
             }
         }
         world.got_down.clear();
-        // A front-end that is alive says so again and again.
-        for _ in 0..10 {
+        // A front-end that is alive says so again and again. Each of its deaths may have taken an answer to a mark with it, after which the mark is sent
+        // again only when twice as many messages have come.
+        for _ in 0..4 << deaths {
             world.front.send(&Up::Heartbeat);
             world.settle();
         }
