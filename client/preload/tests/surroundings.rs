@@ -4,6 +4,7 @@ mod daemon;
 
 use daemon::{Daemon, compile, compile_as, finish, preload};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -61,9 +62,13 @@ fn limits_are_written_as_the_kernels_are() {
     };
     let mut kernel = Command::new("unshare");
     kernel.args(["--ipc", "sh"]);
+    // Another user must reach the library, and may not where it was built, as in root's home.
+    let library = daemon.folder().join("libvshmem_preload.so");
+    fs::copy(preload(), &library).unwrap();
+    fs::set_permissions(daemon.folder(), fs::Permissions::from_mode(0o755)).unwrap();
     // In a namespace of its own here, too: whatever goes past Vshmem must not reach this machine's limits.
     let mut vshmem = daemon.command("unshare");
-    vshmem.args(["--ipc", "sh"]);
+    vshmem.args(["--ipc", "sh"]).env("LD_PRELOAD", library);
     assert_eq!(said(vshmem), said(kernel));
 }
 
