@@ -174,11 +174,6 @@ impl Frontend {
 
     /// The back-end knows this domain (again): now everything unanswered is asked (again).
     fn welcomed(&mut self, domain: Domain, pool: &PoolHeader) {
-        if !self.greeting {
-            // The hello was said more than once before it was answered. What waits was asked for after the last one: asked again, it would be done twice, and a
-            // process that connects twice is not who it was before.
-            return;
-        }
         self.greeting = false;
         if self.domain.is_none() {
             tracing::info!(domain = %domain.name, number = domain.number, space = domain.space, port = self.port.name(), "joined");
