@@ -144,10 +144,11 @@ fn sleeping(
     guests[0].ask("remove", 0, key, 0)?;
     let baseline = "one round trip on a bare stream, its ends on two CPUs";
     let row = Row::from_rounds("sem_handoff_sleeping", port, "ns", baseline, &handoffs);
-    tell(&row.target(Target::AtMost(3.0)));
+    tell(&row);
+    // The target is held against the faster of the two: the other begins each way with waking an idle CPU, and may take longer than the handoff.
     let baseline = "one round trip on a bare stream, its ends on one CPU";
     let row = Row::from_rounds("sem_handoff_sleeping", port, "ns", baseline, &handoffs_by_one);
-    tell(&row);
+    tell(&row.target(Target::AtMost(3.0)));
     tell(&Row::from_rounds("request", port, "ns", baseline, &requests));
     Ok(())
 }
