@@ -1,0 +1,116 @@
+//! What of Xen this machine has: whether it runs on Xen, as dom0 or as a guest, and which devices and modules are missing.
+//!
+//! Every refusal says what to do. Not for talking to Xen: it looks at files only.
+
+use anyhow::{Context, bail};
+use std::path::{Path, PathBuf};
+
+/// Where this machine shows itself.
+#[derive(Debug, Clone)]
+pub struct Here {
+    sys: PathBuf,
+    proc: PathBuf,
+    dev: PathBuf,
+}
+
+impl Default for Here {
+    fn default() -> Self {
+        Self::below(Path::new("/"))
+    }
+}
+
+impl Here {
+    /// A machine whose root is elsewhere.
+    pub fn below(root: &Path) -> Self {
+        Self {
+            sys: root.join("sys"),
+            proc: root.join("proc"),
+            dev: root.join("dev"),
+        }
+    }
+
+    /// Whether this machine runs on Xen.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn on_xen(&self) -> anyhow::Result<()> {
+        let kind = std::fs::read_to_string(self.sys.join("hypervisor/type")).unwrap_or_default();
+        if kind.trim() != "xen" {
+            bail!("this machine does not run on Xen (/sys/hypervisor/type does not say so)");
+        }
+        Ok(())
+    }
+
+    /// Whether this machine is the one that starts and ends the others.
+    ///
+    /// # Errors
+    /// If it is not, or does not show it.
+    pub fn is_dom0(&self) -> anyhow::Result<()> {
+        self.on_xen()?;
+        let path = self.proc.join("xen/capabilities");
+        let said = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "{} cannot be read: as root, mount -t xenfs xenfs /proc/xen",
+                path.display()
+            )
+        })?;
+        if !said.contains("control_d") {
+            bail!(
+                "this machine is a guest of Xen, not dom0: run `vshmem serve` in dom0 and `vshmem join --port xen` here"
+            );
+        }
+        Ok(())
+    }
+
+    /// The device `name` below /dev/xen.
+    ///
+    /// # Errors
+    /// If it is not there: with the module that makes it.
+    pub fn device(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let path = self.dev.join("xen").join(name);
+        if !path.exists() {
+            let module = match name {
+                "xenbus" | "xenbus_backend" => "xenfs",
+                "privcmd" | "hypercall" => "xen-privcmd",
+                "evtchn" => "xen-evtchn",
+                "gntalloc" => "xen-gntalloc",
+                _ => "xen-gntdev",
+            };
+            bail!("{} is missing: as root, modprobe {module}", path.display());
+        }
+        Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(root: &Path, file: &str, text: &str) {
+        let path = root.join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn a_machine_says_what_it_lacks() {
+        let root = tempfile::tempdir().unwrap();
+        let here = Here::below(root.path());
+        assert!(
+            here.is_dom0()
+                .unwrap_err()
+                .to_string()
+                .contains("does not run on Xen")
+        );
+        put(root.path(), "sys/hypervisor/type", "xen\n");
+        assert!(here.is_dom0().unwrap_err().to_string().contains("mount -t xenfs"));
+        put(root.path(), "proc/xen/capabilities", "");
+        assert!(here.is_dom0().unwrap_err().to_string().contains("not dom0"));
+        put(root.path(), "proc/xen/capabilities", "control_d\n");
+        here.is_dom0().unwrap();
+        let why = here.device("gntdev").unwrap_err().to_string();
+        assert!(why.contains("modprobe xen-gntdev"), "{why}");
+        put(root.path(), "dev/xen/gntdev", "");
+        here.device("gntdev").unwrap();
+    }
+}
