@@ -1,14 +1,19 @@
 //! The rows between two guests, each pinned to its own CPU.
 
+use crate::daemon::Daemon;
 use crate::micro::{MicroOptions, iterations, play};
 use crate::party::{Guest, Party, Place, Where};
 use crate::row::{Row, Target};
 use crate::stream::Echo;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::sync::Arc;
 
 const ADDRESSES: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
+/// The environment of workers that never spin.
+const SLEEPING: &[(&str, &str)] = &[("VSHMEM_SPIN", "0")];
+/// What a stream whose ends share a CPU is called in the table.
+const ON_ONE: &str = "one round trip on a bare stream, its ends on one CPU";
 /// The handoffs, compared with two native processes and with TCP.
 const HANDOFFS: [&str; 2] = ["sem_handoff", "msg_pingpong_64"];
 
@@ -17,6 +22,7 @@ fn pair(
     place: &Place<'_>,
     port: &'static str,
     domains: [&'static str; 2],
+    cpus: [usize; 2],
     env: &[(&str, &str)],
 ) -> Result<[Party; 2]> {
     let (a, b) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
@@ -30,7 +36,7 @@ fn pair(
         };
         let mut env = env.to_vec();
         env.push(("VSHMEM_BENCH_PEER", ADDRESSES[1 - i]));
-        Party::start(place, &Where::Guest(guest), i, &env)
+        Party::start(place, &Where::Guest(guest), cpus[i], &env)
     };
     Ok([guest(0)?, guest(1)?])
 }
@@ -69,7 +75,7 @@ fn spinning(
     wanted: &dyn Fn(&str) -> bool,
     tell: &mut dyn FnMut(&Row),
 ) -> Result<()> {
-    let mut guests = pair(place, port, ["bench-a", "bench-b"], &[])?;
+    let mut guests = pair(place, port, ["bench-a", "bench-b"], [0, 1], &[])?;
     let mut native = [
         Party::start(place, &Where::Local, 0, &[])?,
         Party::start(place, &Where::Local, 1, &[])?,
@@ -115,7 +121,11 @@ fn spinning(
     Ok(())
 }
 
-/// Without spinning: each handoff goes by the front-ends and the back-end. A request from a guest takes the same way, so it stands beside it.
+/// Without spinning: each handoff is two wake-ups across kernels. A request from a guest stands beside it.
+///
+/// Where the parties run makes most of the difference, for the handoff as for the stream, so each is measured in both ways, and like stands beside like: guests
+/// on two CPUs beside a stream whose ends are on two CPUs, and guests and daemon on one CPU beside a stream whose ends share it. The guests on two CPUs are held
+/// against the faster stream as well.
 fn sleeping(
     options: &MicroOptions,
     place: &Place<'_>,
@@ -123,9 +133,9 @@ fn sleeping(
     key: i32,
     tell: &mut dyn FnMut(&Row),
 ) -> Result<()> {
-    let mut guests = pair(place, port, ["sleep-a", "sleep-b"], &[("VSHMEM_SPIN", "0")])?;
     let echo = Echo::start(place.program, port, 0)?;
     let n = iterations(options, 300);
+    let mut guests = pair(place, port, ["sleep-a", "sleep-b"], [0, 1], SLEEPING)?;
     let mut handoffs = Vec::new();
     let mut handoffs_by_one = Vec::new();
     let mut requests = Vec::new();
@@ -142,13 +152,43 @@ fn sleeping(
         }
     }
     guests[0].ask("remove", 0, key, 0)?;
+    drop(guests);
+    let most = Target::AtMost(3.0);
     let baseline = "one round trip on a bare stream, its ends on two CPUs";
-    let row = Row::from_rounds("sem_handoff_sleeping", port, "ns", baseline, &handoffs);
-    tell(&row);
-    // The target is held against the faster of the two: the other begins each way with waking an idle CPU, and may take longer than the handoff.
-    let baseline = "one round trip on a bare stream, its ends on one CPU";
-    let row = Row::from_rounds("sem_handoff_sleeping", port, "ns", baseline, &handoffs_by_one);
-    tell(&row.target(Target::AtMost(3.0)));
-    tell(&Row::from_rounds("request", port, "ns", baseline, &requests));
+    tell(&Row::from_rounds("sem_handoff_sleeping", port, "ns", baseline, &handoffs).target(most));
+    tell(&Row::from_rounds("sem_handoff_sleeping", port, "ns", ON_ONE, &handoffs_by_one).target(most));
+    tell(&Row::from_rounds("request", port, "ns", ON_ONE, &requests));
+    let together = sleeping_on_one(options, place, port, key + 1, &echo)?;
+    tell(&Row::from_rounds("sem_handoff_sleeping_1cpu", port, "ns", ON_ONE, &together).target(most));
     Ok(())
+}
+
+/// The same with everybody who takes part on one CPU: both guests, and a daemon of their own.
+fn sleeping_on_one(
+    options: &MicroOptions,
+    place: &Place<'_>,
+    port: &'static str,
+    key: i32,
+    echo: &Echo,
+) -> Result<Vec<(f64, f64)>> {
+    let folder = tempfile::tempdir().context("a temporary directory")?;
+    let daemon = Daemon::start(place.program, folder.path(), "log = \"warn\"\n", Some(0))?;
+    let place = Place {
+        program: place.program,
+        runtime: folder.path(),
+    };
+    let mut guests = pair(&place, port, ["near-a", "near-b"], [0, 0], SLEEPING)?;
+    let n = iterations(options, 300);
+    let mut rounds = Vec::new();
+    for round in 0..=2 * options.rounds {
+        let handoff = play(&mut guests, "sem_handoff", key, n)?;
+        let bare = echo.round_trip(0, n)?;
+        if round > 0 {
+            rounds.push((handoff, bare));
+        }
+    }
+    guests[0].ask("remove", 0, key, 0)?;
+    drop(guests);
+    drop(daemon);
+    Ok(rounds)
 }
