@@ -6,6 +6,7 @@
 mod setup;
 mod steps;
 mod tasks;
+mod xen_lab;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,8 @@ usage: cargo xtask <task>
   build [--release] the command, the preload library and the C library
   install [--prefix DIR]   builds with optimisation and copies command, libraries, header, pkg-config file, manual pages and completions
                     below DIR (default /usr/local)
+  xen-lab [--timeout SECONDS] [--verbose] [-- CMD…]   boots a Xen machine in software, of the distribution's packages, and runs CMD (or a shell) in
+                    its dom0, which sees this host's own tree
   setup             only installs what the other tasks need
 ";
 
@@ -35,6 +38,12 @@ fn main() -> ExitCode {
         "lint" => tasks::lint(),
         "build" => tasks::build(rest.iter().any(|a| a == "--release")),
         "install" => tasks::install(&rest),
+        "xen-lab" => {
+            return xen_lab::main(&rest).unwrap_or_else(|error| {
+                eprintln!("xtask: {error:#}");
+                ExitCode::FAILURE
+            });
+        }
         "setup" => {
             setup::packages();
             setup::packages_of_tests();

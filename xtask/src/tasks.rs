@@ -199,7 +199,7 @@ fn pkg_config(prefix: &std::path::Path, source: &std::path::Path) -> Result<()> 
     Ok(())
 }
 
-fn target() -> Result<PathBuf> {
+pub(crate) fn target() -> Result<PathBuf> {
     let out = Command::new("cargo")
         .args(["metadata", "--no-deps", "--format-version=1"])
         .output()?;
