@@ -143,6 +143,8 @@ thread_local! {
 pub(crate) fn with_scratch<T>(work: impl FnOnce(&mut [u8; SHORT]) -> T) -> T {
     let thread = thread::current();
     let _section = thread::Section::enter(thread);
+    // The pointer comes out of the closure, not the result: a result of several words would go through memory once more.
+    let scratch = SCRATCH.with(|scratch| scratch.0.get());
     // SAFETY: lives as long as the thread and has no destructor. Nobody else uses it: callers do not nest, and handlers wait until the section ends.
-    SCRATCH.with(|scratch| work(unsafe { &mut *scratch.0.get() }))
+    work(unsafe { &mut *scratch })
 }

@@ -109,7 +109,7 @@ impl<'a, W: Words> Queue<'a, W> {
     }
 
     fn copy_handed(&self, client: u32, slot: Unit, into: &mut Room<'_>) -> Result<Received, MsgError> {
-        let view = View::new(self.words);
+        let view = View::mapped(self.words);
         let handed = view.unit(view.get(slot.at(slot::BLOCK)))?;
         let message = view.message(handed, Use::Taken, Some(client))?;
         copy_text(self.words, &message, into)

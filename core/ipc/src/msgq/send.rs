@@ -3,13 +3,18 @@
 //! A short text is copied under the lock. A long one goes into a RESERVED block between two short sections, so that others use the queue meanwhile; whether it
 //! fits is decided in the second. A sender that waits has its message in the arena already: whoever makes room delivers it.
 
-use super::layout::{SHORT, Tag, Use, field};
+use super::layout::{SHORT, Tag, UNIT, Use, field};
+use super::list::List;
 use super::message::Message;
 use super::slots::who;
 use super::view::{Held, Unit, unchanged};
 use super::{MsgError, Queue, Text};
+use crate::header::LOCK_AT;
 use crate::{Control, State, World};
 use vshmem_words::{Copied, Words};
+
+/// The cache lines that every sender writes: lock and counters, lists, times.
+const HOT: [usize; 3] = [LOCK_AT, field::ROOT, field::STIME];
 
 /// What became of the message.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +54,7 @@ impl<'a, W: Words> Queue<'a, W> {
         text: Text<'_>,
         nowait: bool,
     ) -> Result<(), MsgError> {
+        HOT.iter().for_each(|&at| self.words.claim(at));
         unchanged(Control::load(self.words), control)?;
         let step = match text {
             Text::Own(text) if text.len() <= SHORT => {
@@ -140,6 +146,9 @@ impl<W: Words, D: World> Held<'_, W, D> {
         if !self.fits(text.len() as u32) {
             return self.send_short_later(mtype, text, nowait);
         }
+        // The slot of who waits is in another processor's cache: let it come while the message is made.
+        self.words
+            .claim(self.get(List::RECEIVERS.first()) as usize * UNIT);
         let message = self.draft(mtype, text.len())?;
         if !self.words.copy_in(message.text(), text) {
             return Err(MsgError::Stale);

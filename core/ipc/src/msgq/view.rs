@@ -72,6 +72,14 @@ impl<'a, W: Words> View<'a, W> {
             end: end.min(mapped),
         }
     }
+    /// Up to what is mapped: for who looks at a block that is its own, without the lock, and shall not ask for the cache line of who has it.
+    #[inline]
+    pub(super) fn mapped(words: &'a W) -> Self {
+        View {
+            words,
+            end: mapped_units(words),
+        }
+    }
     #[inline(always)]
     pub(super) fn get(&self, at: usize) -> u32 {
         self.words.load32(at, Ordering::Relaxed)
