@@ -48,7 +48,7 @@ impl Echo {
         let spec = GuestSpec {
             cpus: vec![cpu],
             control: Some(theirs),
-            pool: Some(pool.descriptor(Serial(0), true)?.0),
+            pools: vec![pool.descriptor(Serial(0), true)?.0],
             init: program.into(),
             forward_signals: false,
             streams: Streams {

@@ -100,7 +100,7 @@ fn remarks_are_beside_the_text_and_json_has_both() {
     );
     assert!(err(&output).contains("[[domain]]") && err(&output).contains("vshmem join"));
     let json = daemon.json(&["vm", "flags", "qemu", "--domain", "db"]);
-    assert_eq!(json["pool_bytes"], 64 << 20);
+    assert_eq!(json["pools"][0]["bytes"], 64 << 20);
     assert_eq!(json["configured"], false);
     assert!(json["text"].as_str().expect("text").contains("ivshmem-doorbell"));
     for bad in [

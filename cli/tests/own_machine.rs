@@ -25,6 +25,18 @@ const DRIVERS: [&str; 6] = [
     "virtio/virtio_pci",
     "char/virtio_console",
 ];
+/// What the machine makes is the second group's, what the host makes is the first one's: each sees both.
+const CONFIG: &str = "[group]
+pool = \"64M\"
+[[groups]]
+name = \"jobs\"
+pool = \"16M\"
+members = [\"host\", \"own\"]
+[[domain]]
+name = \"own\"
+port = \"ivshmem\"
+groups = [\"jobs\", \"default\"]
+";
 const LOADER: &str = "#include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -235,7 +247,9 @@ fn a_qemu_of_ones_own_joins_and_a_killed_back_end_is_nothing_to_it() {
     let Some(root) = root(&kernel, place.path()) else {
         return;
     };
-    let daemon = Daemon::start_with(&["--pool", "64M"]);
+    let config = place.path().join("vshmem.toml");
+    std::fs::write(&config, CONFIG).expect("written");
+    let daemon = Daemon::start_with(&["--config", config.to_str().expect("a plain name")]);
     let initrd = place.path().join("root");
     std::fs::write(&initrd, root).expect("written");
     std::fs::set_permissions(&initrd, std::fs::Permissions::from_mode(0o600)).expect("a mode");
@@ -281,7 +295,19 @@ fn a_qemu_of_ones_own_joins_and_a_killed_back_end_is_nothing_to_it() {
     }
     machine.wait_for("LAST");
     let said = machine.said();
-    for finding in ["this is domain own", "BAR2 of 64 MiB", "none is lost"] {
+    for finding in [
+        "this is domain own",
+        "BAR2 of 64 MiB",
+        "BAR2 of 16 MiB",
+        "the pool of group default",
+        "the pool of group jobs",
+        "none is lost",
+    ] {
         assert_eq!(said.matches(finding).count(), 2, "{finding}: {said}");
     }
+    let groups = &daemon.json(&["status"])["groups"];
+    assert_eq!(
+        (groups[0]["used"].as_u64(), groups[1]["used"].as_u64()),
+        (Some(20480), Some(12288))
+    );
 }

@@ -9,7 +9,7 @@ use crate::trouble::{FAILED, Outcome, reason};
 use serde::Serialize;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
-use vshmem_wire::Request;
+use vshmem_wire::{GroupInfo, Request};
 
 /// Shows what works here, what does not, and what to do about it.
 #[derive(Debug, clap::Args)]
@@ -155,14 +155,10 @@ fn daemon(place: &Place) -> Vec<Check> {
     checks.push(match connection.status() {
         Ok(status) => {
             let detail = format!(
-                "version {}, process {}, group {} with {}, {} domains; this is domain {}",
+                "version {}, process {}, {}, {} domains; this is domain {}",
                 status.version,
                 status.pid,
-                status.group,
-                match status.pool_bytes {
-                    0 => "a file per construct".to_owned(),
-                    bytes => format!("a pool of {} MiB", bytes >> 20),
-                },
+                groups(&status.groups),
                 status.domains.iter().filter(|domain| domain.up).count(),
                 own.name
             );
@@ -265,13 +261,22 @@ fn barrier() -> Check {
     }
 }
 
+/// The groups, and where their memory is.
+fn groups(groups: &[GroupInfo]) -> String {
+    let told = groups.iter().map(|group| match group.pool_bytes {
+        0 => format!("group {} with a file per construct", group.name),
+        bytes => format!("group {} with a pool of {} MiB", group.name, bytes >> 20),
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
 /// Who may connect to the sockets of machines that somebody else starts.
 fn machines(place: &Place) -> Vec<Check> {
     let Ok(folders) = std::fs::read_dir(place.folder().join("machines")) else {
         return Vec::new();
     };
     let check = |folder: std::fs::DirEntry| {
-        let socket = std::fs::metadata(folder.path().join("device.sock")).ok()?;
+        let socket = std::fs::metadata(folder.path().join("control.sock")).ok()?;
         let mode = socket.mode() & 0o777;
         let detail = format!(
             "its sockets are of user {} and group {}, mode {mode:04o}",
@@ -281,7 +286,7 @@ fn machines(place: &Place) -> Vec<Check> {
         let remedy = if mode & 0o007 == 0 {
             ""
         } else {
-            "anybody here may connect and so reach the whole pool: set [machines] mode in the configuration"
+            "anybody here may connect and so reach the whole pool of each of its groups: set [machines] mode in the configuration"
         };
         let name = format!("machine {}", folder.file_name().to_string_lossy());
         Some(Check::new(&name, State::Ok, detail, remedy))

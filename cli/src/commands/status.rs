@@ -1,4 +1,4 @@
-//! `vshmem status`: what the back-end says of itself, its domains and its pool.
+//! `vshmem status`: what the back-end says of itself, its domains and its groups.
 
 use crate::connection::Connection;
 use crate::place::Place;
@@ -6,11 +6,12 @@ use crate::table::{self, Head};
 use crate::text::human_size;
 use crate::trouble::Outcome;
 
-/// Shows the back-end, its domains and its pool.
+/// Shows the back-end, its domains and its groups.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 With --json: {\"version\", \"pid\", \"restarts\", \"uptime\", \"group\", \"domain\", \"pool\": {\"bytes\", \"used\", \"quarantine\"},
-\"domains\": [{\"number\", \"name\", \"port\", \"up\", \"clients\"}]}; \"domain\" is the caller's own, uptime is in seconds.")]
+\"groups\": [{\"name\", \"pool_bytes\", \"used\"}], \"domains\": [{\"number\", \"name\", \"port\", \"up\", \"clients\"}]};
+\"group\" and \"pool\" are of the first group, \"domain\" is the caller's own, uptime is in seconds.")]
 pub(crate) struct StatusOptions {
     #[command(flatten)]
     place: Place,
@@ -34,10 +35,17 @@ pub(crate) fn run(options: &StatusOptions) -> Outcome {
                 })
             })
             .collect();
+        let groups = status.groups.iter().map(|group| {
+            serde_json::json!({"name": group.name, "pool_bytes": group.pool_bytes, "used": group.used})
+        });
+        let groups: Vec<_> = groups.collect();
+        let first = status.groups.first();
         let whole = serde_json::json!({
             "version": status.version, "pid": status.pid, "restarts": status.restarts, "uptime": status.uptime,
-            "group": status.group, "domain": own, "domains": domains,
-            "pool": {"bytes": status.pool_bytes, "used": status.pool_used, "quarantine": status.quarantine},
+            "group": first.map(|group| &group.name), "domain": own, "domains": domains, "groups": groups,
+            "pool": {
+                "bytes": first.map(|group| group.pool_bytes), "used": first.map(|group| group.used), "quarantine": status.quarantine,
+            },
         });
         println!("{whole:#}");
         return Ok(0);
@@ -49,17 +57,17 @@ pub(crate) fn run(options: &StatusOptions) -> Outcome {
         span(status.uptime),
         status.restarts
     );
-    if status.pool_bytes > 0 {
-        println!(
-            "group {}: pool of {}, {} used, {} in quarantine",
-            status.group,
-            human_size(status.pool_bytes),
-            human_size(status.pool_used),
-            human_size(status.quarantine)
-        );
-    } else {
-        println!("group {}: memory for each construct by itself", status.group);
+    for group in &status.groups {
+        let used = human_size(group.used);
+        match group.pool_bytes {
+            0 => println!(
+                "group {}: memory for each construct by itself, {used} used",
+                group.name
+            ),
+            bytes => println!("group {}: pool of {}, {used} used", group.name, human_size(bytes)),
+        }
     }
+    println!("{} in quarantine", human_size(status.quarantine));
     println!("this process is in domain {own}\n");
     let heads = [
         Head::right("N"),

@@ -133,20 +133,22 @@ fn picture(inventory: &mut Inventory) -> Result<String, Trouble> {
 }
 
 fn heading(status: &Status) -> String {
-    let pool = if status.pool_bytes == 0 {
-        String::new()
-    } else {
-        format!(
-            ", pool {} of {}, {} in quarantine",
-            human_size(status.pool_used),
-            human_size(status.pool_bytes),
-            human_size(status.quarantine)
-        )
-    };
+    let groups = status.groups.iter().map(|group| match group.pool_bytes {
+        0 => format!("group {}", group.name),
+        bytes => format!(
+            "group {}, pool {} of {}",
+            group.name,
+            human_size(group.used),
+            human_size(bytes)
+        ),
+    });
+    let groups = groups.collect::<Vec<_>>().join(", ");
     let up = super::status::span(status.uptime);
     format!(
-        "vshmem {}, group {}, up {up}, restarted {} times{pool}\n",
-        status.version, status.group, status.restarts
+        "vshmem {}, {groups}, {} in quarantine, up {up}, restarted {} times\n",
+        status.version,
+        human_size(status.quarantine),
+        status.restarts
     )
 }
 

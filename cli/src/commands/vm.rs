@@ -40,7 +40,7 @@ enum What {
     Flags(super::vm_flags::Flags),
 }
 
-/// Boots a guest on this host's own root, joins it to the group and runs a program in it.
+/// Boots a guest on this host's own root, joins it to its groups and runs a program in it.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 The guest sees the host's whole tree; what it writes goes to its memory and is gone with it, except in folders named with --bind.
@@ -178,7 +178,7 @@ fn run_guest(options: &Run) -> Outcome {
     }
     let library = preload::find()?;
     let port = port(&options.port)?;
-    let (control, pool) = make_domain(options, &port)?;
+    let (control, pools) = make_domain(options, &port)?;
     let trouble = |error: std::io::Error| Trouble::new("guest", error).with_status(OURS);
     let mut spec = GuestSpec::new(&port, &options.domain, options.program.clone()).map_err(trouble)?;
     spec.cpus = options.cpus.clone().map_or_else(Vec::new, |list| list.0);
@@ -191,7 +191,7 @@ fn run_guest(options: &Run) -> Outcome {
     };
     spec.timeout = options.timeout;
     spec.boot_timeout = options.boot_timeout;
-    spec.pool = pool;
+    spec.pools = pools;
     spec.control = Some(control);
     spec.network = network(options.network)?;
     spec.services = vec![front_end(&spec.init, &port, &options.domain)];
@@ -222,8 +222,8 @@ pub(crate) fn port(asked: &str) -> Result<String, Trouble> {
     .with_status(OURS))
 }
 
-/// Makes the domain at the back-end: the guest's end of its byte stream, and the pool.
-fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Option<OwnedFd>), Trouble> {
+/// Makes the domain at the back-end: the guest's end of its byte stream, and the pools of its groups.
+fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Vec<OwnedFd>), Trouble> {
     let place = Place {
         runtime_dir: options.runtime_dir.clone(),
         domain: None,
@@ -252,7 +252,9 @@ fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Option<OwnedFd>), 
         }
     };
     match answer {
-        Ok((Reply::DomainReady { .. }, mut descriptors)) => Ok((theirs, descriptors.pop())),
+        Ok((Reply::DomainReady { pools, .. }, descriptors)) if pools.len() == descriptors.len() => {
+            Ok((theirs, descriptors))
+        }
         Ok((other, _)) => Err(Trouble::new(what, format!("unexpected answer {other:?}")).with_status(OURS)),
         Err(failure) => Err(Trouble::new(what, reason(&failure)).with_status(OURS)),
     }

@@ -23,7 +23,7 @@ Examples:
   qemu-system-x86_64 -m 1G -smp 2 disk.img $(vshmem vm flags qemu --domain db)
   vshmem vm flags libvirt --domain db
 
-With --json: {\"text\", \"notes\": [], \"guest\": [], \"control\", \"device\", \"pool\", \"pool_bytes\", \"vectors\", \"configured\"}.")]
+With --json: {\"text\", \"notes\": [], \"guest\": [], \"control\", \"pools\": [{\"group\", \"bytes\", \"device\", \"file\"}], \"vectors\", \"configured\"}.")]
 pub(crate) struct Flags {
     /// For whom
     #[arg(value_name = "READER", value_parser = clap::builder::PossibleValuesParser::new(vshmem_port_select::readers()))]
@@ -97,14 +97,17 @@ fn not_configured(domain: &str, port: &str) -> String {
 }
 
 fn json(flags: &vshmem_port::flags::Flags, doors: &Doors) -> serde_json::Value {
+    let pools = doors.pools.iter().map(|door| {
+        serde_json::json!({
+            "group": door.pool.group, "bytes": door.pool.bytes, "device": door.device, "file": door.file,
+        })
+    });
     serde_json::json!({
         "text": flags.text,
         "notes": flags.notes,
         "guest": flags.guest,
         "control": doors.control,
-        "device": doors.device,
-        "pool": doors.pool,
-        "pool_bytes": doors.pool_bytes,
+        "pools": pools.collect::<Vec<_>>(),
         "vectors": doors.vectors,
         "configured": doors.configured,
     })

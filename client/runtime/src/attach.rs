@@ -62,17 +62,19 @@ impl Drop for Region {
 #[derive(Debug)]
 pub(crate) struct Mapped {
     pub(crate) words: Mapping,
+    /// Whose pool the extents are in.
+    group: u16,
     extents: Vec<Extent>,
     region: Arc<Region>,
 }
 
 impl Mapped {
-    /// The place in the pool (or file) of an offset in the construct.
-    pub(crate) fn pool_offset(&self, at: usize) -> u64 {
+    /// The place ([`vshmem_wire::pool`]) of an offset in the construct.
+    pub(crate) fn place(&self, at: usize) -> u64 {
         let mut before = 0;
         for extent in &self.extents {
             if (at as u64) < before + extent.bytes {
-                return extent.offset + (at as u64 - before);
+                return vshmem_wire::pool::place(self.group, extent.offset + (at as u64 - before));
             }
             before += extent.bytes;
         }
@@ -410,6 +412,7 @@ fn map_construct(memory: &Memory, from: &OwnedFd, room: u64, before: Option<&Map
     let words = unsafe { Mapping::new(region.base, bytes) };
     Ok(Mapped {
         words,
+        group: memory.group,
         extents: memory.extents.clone(),
         region,
     })
@@ -438,6 +441,7 @@ impl Attachment {
             identity,
             mapped: Some(Mapped {
                 words,
+                group: 0,
                 extents: vec![Extent { offset, bytes }],
                 region: Arc::new(Region {
                     base,

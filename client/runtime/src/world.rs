@@ -229,7 +229,7 @@ impl<'a> Caller<'a> {
         else {
             return pause();
         };
-        let sequence = entry.announce(expected, mapped.pool_offset(at));
+        let sequence = entry.announce(expected, mapped.place(at));
         let waited = if self.words.load32(at, WordsOrdering::SeqCst) == expected {
             // SAFETY: the wait page stays mapped.
             unsafe { futex::wait(entry.sequence().as_ptr(), sequence, left, &self.thread.put_off) }
@@ -362,7 +362,7 @@ impl Caller<'_> {
             .attachment
             .mapped
             .as_ref()
-            .map_or(u64::MAX, |m| m.pool_offset(sleeper.at));
+            .map_or(u64::MAX, |m| m.place(sleeper.at));
         let number = identity.socket.load(Ordering::Relaxed);
         if number < 0 {
             return;

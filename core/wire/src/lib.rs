@@ -8,7 +8,7 @@
 //! | [`codec`] | bytes: postcard bodies, a checksummed frame for streams |
 //! | [`link`] | one end of a stream: frames in both directions, and no more on its way than the reader can hold |
 //! | [`pages`] | layout of the time page and of the wait page |
-//! | [`pool`] | the header by which a guest knows the group's pool |
+//! | [`pool`] | the header by which a guest knows a group's pool, and places in pools |
 //!
 //! Everything that arrives is untrusted: decoding gives an error, never a panic, and bounds what it allocates by the bytes received.
 //! What it is not for: sockets. Nothing here does I/O.
@@ -27,11 +27,11 @@ pub mod types;
 
 pub use codec::{Deframer, WireError, decode, encode, frame};
 pub use link::Link;
-pub use request::{Answer, Doors, Envelope, Failure, Reply, Request, Verdict};
+pub use request::{Answer, Doors, Envelope, Failure, PoolDoor, Reply, Request, ShownPool, Verdict};
 pub use stream::{Down, Up};
 pub use types::*;
 
 /// Version of the messages. Peers of different versions refuse each other with a clear message.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Largest message on a client's socket, in bytes.
 pub const MAX_MESSAGE: usize = 160 * 1024;

@@ -10,7 +10,7 @@
 //! | 0 | u32 | sequence: the futex the sleeper waits on; whoever wakes adds one, then FUTEX_WAKE |
 //! | 4 | u32 | 1 while the sleeper sleeps or is about to, else 0 |
 //! | 8 | u32 | value of the watched word at which it goes on sleeping |
-//! | 16 | u64 | offset in the pool of the watched 32-bit word |
+//! | 16 | u64 | place of the watched 32-bit word: [`crate::pool`] |
 //!
 //! The front-end compares the watched word with the expected value whenever its domain is rung, and ten times a second while anyone sleeps.
 

@@ -223,7 +223,7 @@ pub enum Request {
     Ring {
         /// The space.
         space: u16,
-        /// Offset in the pool of the 32-bit word that the sleeper watches. Space 0 is woken through it (the back-end wakes the futex there,
+        /// Place ([`crate::pool`]) of the 32-bit word that the sleeper watches. Space 0 is woken through it (the back-end wakes the futex there,
         /// whoever sleeps on it); other spaces look at all of their sleepers.
         at: u64,
     },
@@ -268,7 +268,7 @@ pub enum Request {
         domains: Vec<String>,
     },
     /// A guest is about to be started: makes its domain, with the host's end of its byte stream beside the message. For root and the
-    /// daemon's own user. Answered by [`Reply::DomainReady`] and the pool's descriptor.
+    /// daemon's own user. Answered by [`Reply::DomainReady`] and the descriptors of its groups' pools.
     AttachDomain {
         /// Domain name.
         name: String,
@@ -363,12 +363,12 @@ pub enum Reply {
     Info(Info),
     /// To Tickets: indices into the wait page.
     Tickets(Vec<u32>),
-    /// To AttachDomain, with the pool's descriptor.
+    /// To AttachDomain, with a descriptor for each pool, in this order.
     DomainReady {
         /// Its number.
         domain: u16,
-        /// Size of the pool in bytes.
-        pool_bytes: u64,
+        /// The pools of its groups.
+        pools: Vec<ShownPool>,
     },
     /// To OpenDomain.
     DomainOpen(Doors),
@@ -389,17 +389,33 @@ pub enum Reply {
     Done,
 }
 
+/// A pool that a guest is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownPool {
+    /// The group's name.
+    pub group: String,
+    /// Size of the pool in bytes.
+    pub bytes: u64,
+}
+
+/// Where the hypervisor of a machine that somebody else starts finds a group's pool: paths on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolDoor {
+    /// Which it is.
+    pub pool: ShownPool,
+    /// Socket of the port's device server.
+    pub device: String,
+    /// The pool as a file, for hypervisors of root and of the daemon's own user.
+    pub file: String,
+}
+
 /// Where the hypervisor of a machine that somebody else starts finds what it needs: paths on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doors {
     /// Socket of the byte stream to the back-end.
     pub control: String,
-    /// Socket of the port's device server.
-    pub device: String,
-    /// The pool as a file, for hypervisors of root and of the daemon's own user.
-    pub pool: String,
-    /// Size of the pool in bytes.
-    pub pool_bytes: u64,
+    /// The pools of its groups: a device for each.
+    pub pools: Vec<PoolDoor>,
     /// Interrupt vectors of each device.
     pub vectors: u16,
     /// The configuration names the domain: its sockets are there after a restart of the host, too.

@@ -3,6 +3,7 @@
 //! A stream may lose its state at either end (a daemon killed and restarted between two bytes): frames carry a checksum and a
 //! start mark, and whoever restarted says so ([`Down::Restarted`], [`Up::Hello`] again), upon which the front-end sends unanswered requests again.
 
+use crate::pool::GroupPool;
 use crate::request::{Request, Verdict};
 use crate::types::*;
 use alloc::string::String;
@@ -68,7 +69,7 @@ pub enum Up {
     Ring {
         /// The space.
         space: u16,
-        /// Offset in the pool of the word that is watched, as in [`Request::Ring`].
+        /// Place of the word that is watched, as in [`Request::Ring`].
         at: u64,
     },
     /// Once a second.
@@ -88,10 +89,8 @@ pub enum Down {
         space: u16,
         /// Seconds since the epoch on the host.
         seconds: u64,
-        /// Size of the pool.
-        pool_bytes: u64,
-        /// Identity of the pool, as in [`crate::pool::PoolHeader`].
-        pool_id: u64,
+        /// The pools of its groups, at most [`crate::pool::MOST_POOLS`].
+        pools: Vec<GroupPool>,
         /// Names this guest's stay. A machine that was restored from a snapshot comes back with another one's.
         session: u64,
         /// As in [`crate::request::Welcome::keys`].

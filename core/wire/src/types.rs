@@ -124,6 +124,8 @@ pub enum Window {
 /// Where a construct's pages are. One descriptor travels with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
+    /// Number of the group: says which pool the extents are in, where there are several.
+    pub group: u16,
     /// How to map.
     pub window: Window,
     /// What to map, in order, one after another.
@@ -312,6 +314,17 @@ pub struct DomainInfo {
     pub clients: u32,
 }
 
+/// A group, as `vshmem` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: String,
+    /// Size of its pool in bytes, 0 without one.
+    pub pool_bytes: u64,
+    /// Bytes that its constructs take.
+    pub used: u64,
+}
+
 /// What the back-end says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -323,12 +336,8 @@ pub struct Status {
     pub restarts: u32,
     /// Seconds it has been up, restarts included.
     pub uptime: u64,
-    /// Its group's name.
-    pub group: String,
-    /// Pool size in bytes, 0 without one.
-    pub pool_bytes: u64,
-    /// Bytes of it in use.
-    pub pool_used: u64,
+    /// Its groups; the first is the one of domains that the configuration does not name.
+    pub groups: Vec<GroupInfo>,
     /// Bytes waiting for the last user to unmap.
     pub quarantine: u64,
     /// The domains.

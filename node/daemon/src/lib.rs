@@ -60,8 +60,8 @@ pub struct JoinOptions {
 pub struct Given {
     /// A stream whose other end the back-end has.
     pub stream: OwnedFd,
-    /// The group's pool.
-    pub pool: OwnedFd,
+    /// The pools of its groups, in any order.
+    pub pools: Vec<OwnedFd>,
 }
 
 impl Given {
@@ -69,10 +69,11 @@ impl Given {
     ///
     /// # Errors
     /// If one is not open.
-    pub fn inherited(stream: i32, pool: i32) -> std::io::Result<Self> {
+    pub fn inherited(stream: i32, pools: &[i32]) -> std::io::Result<Self> {
+        let pools = pools.iter().map(|pool| keeper::take_inherited(*pool));
         Ok(Given {
             stream: keeper::take_inherited(stream)?,
-            pool: keeper::take_inherited(pool)?,
+            pools: pools.collect::<std::io::Result<_>>()?,
         })
     }
 }
@@ -81,7 +82,7 @@ impl Given {
 #[derive(Debug, Serialize, Deserialize)]
 enum Role {
     /// The back-end.
-    Serve(Config),
+    Serve(Box<Config>),
     /// The front-end.
     Join(frontend::Setup),
 }
@@ -102,6 +103,7 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
             config::Memory::Memfd
         };
     }
+    config.draw_identities().context("drawing random numbers")?;
     start_logging(&config.log);
     let (lock, made) = sockets::lock(&config.runtime_dir)?;
     config.made_dir = made;
@@ -109,7 +111,14 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
         config.runtime_dir.clone(),
         config.local_domains().map(str::to_owned).collect(),
     );
-    keep(Role::Serve(config), lock, Vec::new(), &dir, made, domains)
+    keep(
+        Role::Serve(Box::new(config)),
+        lock,
+        Vec::new(),
+        &dir,
+        made,
+        domains,
+    )
 }
 
 /// Keeps a daemon, and if that ends badly, removes what the last daemon left in the runtime directory.
@@ -155,9 +164,10 @@ pub fn join(options: JoinOptions, given: Option<Given>) -> anyhow::Result<()> {
     let (lock, made) = sockets::lock(&setup.runtime_dir)?;
     setup.made_dir = made;
     let mut kept: Vec<(String, OwnedFd)> = Vec::new();
-    if let Some(Given { stream, pool }) = given {
+    if let Some(Given { stream, pools }) = given {
         kept.push((frontend::STREAM.into(), stream));
-        kept.push((frontend::POOL.into(), pool));
+        let pools = (0..).zip(pools);
+        kept.extend(pools.map(|(number, pool): (u32, _)| (format!("{}{number}", frontend::POOLS), pool)));
     }
     let dir = setup.runtime_dir.clone();
     keep(Role::Join(setup), lock, kept, &dir, made, Vec::new())
@@ -186,7 +196,7 @@ fn daemon(handover: keeper::Handover) -> anyhow::Result<()> {
     match vshmem_wire::decode(&handover.role).context("the keeper's word is not understood")? {
         Role::Serve(config) => {
             start_logging(&config.log);
-            backend::run(config, handover)
+            backend::run(*config, handover)
         }
         Role::Join(setup) => {
             start_logging(&setup.log);

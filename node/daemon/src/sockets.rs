@@ -15,7 +15,7 @@ pub const MAIN: &str = "vshmem.sock";
 pub const DOMAINS: &str = "domains";
 /// Folder of the sockets for machines that somebody else starts, one folder a domain.
 pub(crate) const MACHINES: &str = "machines";
-/// Name of the pool, as a file, for their hypervisors.
+/// Name of the first group's pool, as a file, for their hypervisors; for another group's, a dash and its name follow.
 pub(crate) const POOL: &str = "pool";
 /// Name of the lock file.
 pub(crate) const LOCK: &str = "lock";
@@ -103,10 +103,10 @@ pub(crate) fn listen_for_machine(path: &Path, config: &SocketConfig) -> anyhow::
     listen_for(path, config, SocketType::STREAM)
 }
 
-/// Makes `pool` in the runtime directory lead to a descriptor of this process, in one step: whoever opens it opens the pool.
-pub(crate) fn link_pool(dir: &Path, descriptor: BorrowedFd<'_>) -> anyhow::Result<()> {
+/// Makes a name in the runtime directory lead to a pool, a descriptor of this process, in one step: whoever opens it opens the pool.
+pub(crate) fn link_pool(dir: &Path, name: &str, descriptor: BorrowedFd<'_>) -> anyhow::Result<()> {
     let target = format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd());
-    let (new, path) = (dir.join(format!("{POOL}.new")), dir.join(POOL));
+    let (new, path) = (dir.join(format!("{name}.new")), dir.join(name));
     remove(&new);
     std::os::unix::fs::symlink(target, &new)
         .and_then(|()| std::fs::rename(&new, &path))
@@ -145,7 +145,13 @@ pub(crate) fn remove(path: &Path) {
 /// Removes what a daemon made in its runtime directory, and the directory if it made that, too, and nothing else is in it.
 pub(crate) fn clear(dir: &Path, made: bool) {
     let _ = std::fs::remove_dir_all(dir.join(MACHINES));
-    let _ = std::fs::remove_file(dir.join(POOL));
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(POOL));
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
     let _ = std::fs::remove_file(dir.join(LOCK));
     let _ = std::fs::remove_dir(dir.join(DOMAINS));
     if made {

@@ -67,7 +67,7 @@ impl Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Start {
     pub(crate) domain: String,
-    pub(crate) pool: bool,
+    pub(crate) pools: u16,
     pub(crate) address: Option<[u8; 4]>,
     pub(crate) argv: Vec<Vec<u8>>,
     pub(crate) env: Vec<(Vec<u8>, Vec<u8>)>,
@@ -275,7 +275,7 @@ mod tests {
     fn every_message() -> Vec<Message> {
         let start = Start {
             domain: "a".to_owned(),
-            pool: true,
+            pools: 2,
             address: Some([10, 0, 0, 1]),
             argv: vec![b"cat".to_vec(), b"\xff".to_vec()],
             env: vec![(b"A".to_vec(), b"b=c".to_vec())],

@@ -6,15 +6,16 @@ use crate::registry::{Effects, Registry};
 use crate::state::*;
 use crate::{Done, Effect, sizes};
 use vshmem_wire::request::Behalf;
-use vshmem_wire::{Extent, Failure, Kind, Memory, Reply, Window};
+use vshmem_wire::{Failure, Kind, Memory, Reply, Window};
 
 /// Most attachments one client may have of one segment.
 const ATTACHMENTS: u32 = 1 << 20;
 
-fn memory(extents: &[Extent], writable: bool) -> Memory {
+fn memory(construct: &Construct, writable: bool) -> Memory {
     Memory {
+        group: construct.group,
         window: Window::Direct,
-        extents: extents.to_vec(),
+        extents: construct.extents.clone(),
         writable,
     }
 }
@@ -36,7 +37,7 @@ impl Registry {
             return Err(Failure::errno(ENOMEM));
         }
         let reply = Reply::Attached {
-            memory: memory(&construct.extents, !read_only),
+            memory: memory(construct, !read_only),
             segsz: construct.segsz(),
         };
         let pid = record.pid();
@@ -147,7 +148,7 @@ impl Registry {
         let reply = Reply::Opened {
             control: construct.control(),
             nsems: construct.nsems(),
-            memory: (read && write).then(|| memory(&construct.extents, true)),
+            memory: (read && write).then(|| memory(construct, true)),
             read,
             write,
             room: construct.cap().saturating_sub(construct.bytes),

@@ -56,17 +56,19 @@ pub struct GroupConfig {
     pub members: Option<BTreeSet<String>>,
     /// Name of the host's own domain, whose privileged processes may do everything.
     pub host: String,
-    /// Further groups, numbered from 1; the one above is group 0. Their constructs have a file each.
+    /// Further groups, numbered from 1; the one above is group 0.
     pub more: Vec<MoreGroup>,
     /// Domains that are not just in group 0, by name.
     pub memberships: BTreeMap<String, Membership>,
 }
 
-/// A group beside the first: keys of its own, and a file for each construct.
+/// A group beside the first: keys and memory of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoreGroup {
     /// Its name.
     pub name: String,
+    /// Where memory comes from.
+    pub store: Store,
     /// Whether uids count across domains.
     pub uids: Uids,
 }

@@ -1,11 +1,11 @@
 //! Which group a construct, a key or a domain belongs to.
 //!
-//! Groups are numbered: 0 is the first, whose store the configuration names; further ones have a file per construct. A key names one construct in each
-//! group; ids are one space, so that a client need not know of groups. Not for who sees what within a group: see `permission` and `share`.
+//! Groups are numbered, 0 is the first; each has its memory. A key names one construct in each group; ids are one space, so that a client need not know of
+//! groups. Not for who sees what within a group: see `permission` and `share`.
 
 use crate::pool::Pool;
 use crate::registry::Registry;
-use crate::{GroupConfig, Uids};
+use crate::{GroupConfig, Store, Uids};
 
 impl GroupConfig {
     /// Whether the domain of that name is in the group.
@@ -40,6 +40,21 @@ impl GroupConfig {
         self.further(group).map_or(self.uids, |more| more.uids)
     }
 
+    /// Where the group's memory comes from.
+    pub fn store_of(&self, group: u16) -> Store {
+        self.further(group).map_or(self.store, |more| more.store)
+    }
+
+    /// The groups that the domain of that name is in.
+    pub fn groups_of(&self, domain: &str) -> &[u16] {
+        self.memberships.get(domain).map_or(&[0], |m| m.groups.as_slice())
+    }
+
+    /// Names of all groups, by number.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.more.iter().map(|more| more.name.as_str()))
+    }
+
     fn further(&self, group: u16) -> Option<&crate::MoreGroup> {
         self.more.get(usize::from(group).checked_sub(1)?)
     }
@@ -47,18 +62,21 @@ impl GroupConfig {
     /// A further group that the domain of that name is in: one whose memory a guest cannot reach.
     pub(crate) fn out_of_reach(&self, domain: &str) -> Option<u16> {
         let membership = self.memberships.get(domain)?;
-        membership.groups.iter().copied().find(|&group| group != 0)
+        let out = |group: &u16| *group != 0 && self.store_of(*group) == Store::PerConstruct;
+        membership.groups.iter().copied().find(out)
     }
 }
 
 impl Registry {
     /// Where the memory of a group's constructs comes from.
     pub(crate) fn pages_of(&mut self, group: u16) -> &mut Pool {
-        if group == 0 {
-            &mut self.pool
+        // A construct's group is one that there is; the first stands for none.
+        let at = if self.pools.len() > usize::from(group) {
+            usize::from(group)
         } else {
-            &mut self.files
-        }
+            0
+        };
+        &mut self.pools[at]
     }
 
     /// Whether the domain of that number is in the group.

@@ -16,9 +16,10 @@ impl Registry {
     }
 
     fn check_memory(&self) -> Result<(), String> {
-        for (pool, first) in [(&self.pool, true), (&self.files, false)] {
-            let ours = self.constructs.values().filter(|c| (c.group == 0) == first);
-            pool.check(ours.flat_map(|c| &c.extents))?;
+        for (group, pool) in (0..).zip(&self.pools) {
+            let ours = self.constructs.values().filter(|c| c.group == group);
+            pool.check(ours.flat_map(|c| &c.extents))
+                .map_err(|why| format!("group {group}: {why}"))?;
         }
         let mut quarantine = 0;
         let mut charged: BTreeMap<u16, (u32, u64)> = BTreeMap::new();
@@ -34,7 +35,7 @@ impl Registry {
             if !self.within(c.domain, c.group) {
                 return Err(format!("construct {serial} is of a group its domain is not in"));
             }
-            if c.group != 0 || self.group.store == Store::PerConstruct {
+            if self.group.store_of(c.group) == Store::PerConstruct {
                 let mut at = 0;
                 for extent in &c.extents {
                     if extent.offset != at || extent.bytes % PAGE != 0 {

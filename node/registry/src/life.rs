@@ -40,7 +40,7 @@ impl Registry {
         if let Some(group) = self.group.out_of_reach(&name).filter(|_| own_space) {
             let group = self.group.name_of(group);
             let why = format!(
-                "{name:?} is in group {group}, whose memory is a file per construct, which a guest cannot reach"
+                "{name:?} is in group {group}, whose memory is a file per construct, which a guest cannot reach: give that group a pool"
             );
             return Err(Failure::because(EPERM, why));
         }

@@ -30,9 +30,8 @@ pub struct Registry {
     pub(crate) sem: Table,
     pub(crate) msg: Table,
     pub(crate) sweeps: BTreeSet<Sweep>,
-    pub(crate) pool: Pool,
-    /// Memory of the further groups: a file per construct.
-    pub(crate) files: Pool,
+    /// Memory of each group.
+    pub(crate) pools: Vec<Pool>,
     /// Pages of all segments, semaphores of all named sets.
     pub(crate) shm_pages: u64,
     pub(crate) semaphores: u64,
@@ -93,7 +92,8 @@ pub(crate) type Effects = Vec<Effect>;
 impl Registry {
     /// An empty registry.
     pub fn new(group: GroupConfig) -> Self {
-        let pool = Pool::new(group.store);
+        let stores = std::iter::once(group.store).chain(group.more.iter().map(|more| more.store));
+        let pools = stores.map(Pool::new).collect();
         Registry {
             group,
             next_serial: 1,
@@ -109,8 +109,7 @@ impl Registry {
             sem: Table::default(),
             msg: Table::default(),
             sweeps: BTreeSet::new(),
-            pool,
-            files: Pool::new(Store::PerConstruct),
+            pools,
             shm_pages: 0,
             semaphores: 0,
             quarantine: 0,
@@ -365,9 +364,9 @@ impl Registry {
             .collect()
     }
 
-    /// Bytes of the pool; 0 without one.
-    pub fn pool_bytes(&self) -> u64 {
-        match self.group.store {
+    /// Bytes of a group's pool; 0 without one.
+    pub fn pool_bytes(&self, group: u16) -> u64 {
+        match self.group.store_of(group) {
             Store::Pool { bytes } => bytes,
             Store::PerConstruct => 0,
         }
@@ -375,12 +374,12 @@ impl Registry {
 
     /// Bytes of construct memory in use, those in quarantine included.
     pub fn bytes_used(&self) -> u64 {
-        self.pool.used() + self.files.used()
+        self.pools.iter().map(Pool::used).sum()
     }
 
-    /// The part of [`Registry::bytes_used`] that is in group 0's store.
-    pub fn pool_used(&self) -> u64 {
-        self.pool.used()
+    /// The part of [`Registry::bytes_used`] that is a group's.
+    pub fn bytes_used_by(&self, group: u16) -> u64 {
+        self.pools.get(usize::from(group)).map_or(0, Pool::used)
     }
 
     /// Bytes of removed constructs that wait for the last user to unmap.

@@ -26,8 +26,8 @@ pub struct MachineSpec {
     pub init: PathBuf,
     /// Its arguments: words of letters, digits, `-`, `_`, `.` and `/` only, since they travel on a kernel command line.
     pub init_args: Vec<String>,
-    /// The pool to show to the guest.
-    pub pool: Option<OwnedFd>,
+    /// The pools to show to the guest.
+    pub pools: Vec<OwnedFd>,
     /// Byte stream to the back-end.
     pub control: Option<OwnedFd>,
     /// Datagram socket whose other end is another machine's: both become network cards, joined by a cable.
@@ -165,11 +165,11 @@ pub trait Inside: Send + Sync {
     /// The name of the network card.
     fn network_card(&self) -> &str;
 
-    /// Whether the pool is there.
+    /// Whether so many pools are there.
     ///
     /// # Errors
-    /// A sentence for the user when it is not.
-    fn check_pool(&self) -> Result<(), String>;
+    /// A sentence for the user when they are not.
+    fn check_pools(&self, pools: usize) -> Result<(), String>;
 
     /// Folders that may hold the modules of the running kernel (`kernel/fs/...` below them), best first.
     fn module_folders(&self, release: &str) -> Vec<PathBuf>;

@@ -12,15 +12,25 @@ pub trait GuestPort: Send {
     fn detect(&self) -> anyhow::Result<()>;
     /// The byte stream to the back-end, raw and non-blocking.
     fn stream(&self) -> anyhow::Result<OwnedFd>;
-    /// Told once the back-end has said which pool the group's is: finds it among the memories that this machine was given. A port that can have only one
-    /// keeps this default.
+    /// Told once the back-end has said which pools those of the domain's groups are: finds each among the memories that this machine was given. A port that
+    /// can have only one keeps this default.
     ///
     /// # Errors
-    /// If none of them is the pool: the text says what they are and what to do.
-    fn choose(&mut self, pool: &PoolHeader) -> anyhow::Result<()> {
-        let _ = pool;
-        Ok(())
+    /// If one of them is not there: the text says what there is and what to do.
+    fn choose(&mut self, pools: &[PoolHeader]) -> anyhow::Result<()> {
+        match pools {
+            [] | [_] => Ok(()),
+            several => {
+                let names: Vec<&str> = several.iter().map(|pool| pool.group.as_str()).collect();
+                anyhow::bail!(
+                    "this domain is in groups {}, and a guest of port {} is shown one pool: have the configuration name one group for it",
+                    names.join(", "),
+                    self.name()
+                )
+            }
+        }
     }
-    /// The memory of the group as this domain reaches it, for a client, open for writing or not, and how to map it.
-    fn window(&self, writable: bool) -> anyhow::Result<(OwnedFd, Window)>;
+    /// A pool as this domain reaches it, for a client, open for writing or not, and how to map it: the one at this place among those that were told. Before any
+    /// was told, 0 is the only one there is.
+    fn window(&self, pool: usize, writable: bool) -> anyhow::Result<(OwnedFd, Window)>;
 }

@@ -3,6 +3,7 @@
 //! BAR2 of PCI device 1af4:1110 is the shared memory. It is reached as the file `resource2` without any driver, once the device is enabled.
 //! Not for what lies in the memory: that is `peek`'s.
 
+use crate::peek::look;
 use anyhow::{Context, bail};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -80,12 +81,13 @@ pub fn report(sys: &Path) -> Vec<Result<String, String>> {
                 device.address
             ));
         }
-        let mapped = match device.open(true) {
-            Ok(_) => "",
-            Err(_) => "; only root may open it",
+        let holds = match (device.open(true), look(device)) {
+            (Err(_), _) => "; only root may open it".to_owned(),
+            (_, Ok(header)) => format!(", the pool of group {}", header.group),
+            (_, Err(why)) => format!("; {why}"),
         };
         let at = place(device).map_or_else(String::new, |at| format!(" at {at:#x}"));
-        Ok(format!("{}: BAR2 of {} MiB{at}{mapped}", device.address, device.bytes >> 20))
+        Ok(format!("{}: BAR2 of {} MiB{at}{holds}", device.address, device.bytes >> 20))
     });
     told.collect()
 }
@@ -189,7 +191,17 @@ pub(crate) mod tests {
             );
         }
         let told = report(sys.path()).remove(0).unwrap();
-        assert!(told.contains("1 MiB at 0x800000000"), "{told}");
+        assert!(told.contains("1 MiB at 0x800000000; it is empty"), "{told}");
+        let group = "jobs".into();
+        let header = vshmem_wire::pool::PoolHeader {
+            bytes: 1,
+            id: 2,
+            group,
+        };
+        let bar = sys.path().join("bus/pci/devices/0000:00:04.0/resource2");
+        std::fs::write(&bar, [&header.write()[..], &[0; 4096]].concat()).unwrap();
+        let told = report(sys.path()).remove(0).unwrap();
+        assert!(told.contains("the pool of group jobs"), "{told}");
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! What to add to a virtual machine of somebody's own, so that it is a domain: QEMU's options, libvirt's elements.
 //!
-//! Two parts each: the device that shows the pool, and the virtio-serial port that leads to the back-end. Not for machines that Vshmem starts itself: `boot`
+//! Two parts: a device for each pool of the domain's groups, and the virtio-serial port that leads to the back-end. Not for machines that Vshmem starts itself: `boot`
 //! has their command line.
 
 use crate::channel::CONTROL;
 use crate::server::check_pool;
 use vshmem_port::flags::{Device, Flags};
-use vshmem_wire::Doors;
+use vshmem_wire::{Doors, PoolDoor};
 
 /// Makes the text for one kind of reader.
 type Writer = fn(&Doors, Device) -> Result<Flags, String>;
@@ -14,21 +14,32 @@ type Writer = fn(&Doors, Device) -> Result<Flags, String>;
 /// The kinds of readers, by name.
 pub const READERS: [(&str, Writer); 2] = [("qemu", qemu), ("libvirt", libvirt)];
 
+/// Whether devices can show all pools.
+fn check_pools(doors: &Doors) -> Result<(), String> {
+    let check = |door: &PoolDoor| {
+        let pool = &door.pool;
+        check_pool(pool.bytes).map_err(|why| format!("group {}: {why}", pool.group))
+    };
+    doors.pools.iter().try_for_each(check)
+}
+
+/// What tells the devices of several pools apart on a command line: nothing for the first one.
+fn suffix(number: usize, door: &PoolDoor) -> String {
+    match number {
+        0 => String::new(),
+        _ => format!("-{}", door.pool.group),
+    }
+}
+
 /// Options for QEMU's command line, one a line.
 ///
 /// # Errors
 /// If a path or the pool cannot be given to QEMU: the text says what to do.
 pub fn qemu(doors: &Doors, device: Device) -> Result<Flags, String> {
-    check_pool(doors.pool_bytes)?;
-    let Doors {
-        control,
-        device: server,
-        pool,
-        pool_bytes,
-        vectors,
-        ..
-    } = doors;
-    for path in [control, server, pool] {
+    check_pools(doors)?;
+    let Doors { control, vectors, .. } = doors;
+    let paths = doors.pools.iter().flat_map(|door| [&door.device, &door.file]);
+    for path in paths.chain([control]) {
         if path.contains([',', ' ', '\'', '"', '\\']) {
             return Err(format!(
                 "{path} has characters that a command line of QEMU cannot carry: choose another --runtime-dir"
@@ -44,24 +55,40 @@ pub fn qemu(doors: &Doors, device: Device) -> Result<Flags, String> {
         "These are options for the command line; the other options are yours. In a shell: qemu-system-x86_64 … $(vshmem vm flags qemu --domain NAME)".to_owned(),
         "Under software emulation (no KVM) give the machine two possible processors at least, -smp 1,maxcpus=2: with one, its atomic instructions are not atomic to others.".to_owned(),
     ];
+    for (number, door) in doors.pools.iter().enumerate() {
+        let of = suffix(number, door);
+        match device {
+            Device::Served => {
+                add.push(format!(
+                    "-chardev socket,id=vshmem-device{of},path={}",
+                    door.device
+                ));
+                add.push(format!(
+                    "-device ivshmem-doorbell,chardev=vshmem-device{of},vectors={vectors},master=off"
+                ));
+            }
+            Device::File => {
+                add.push(format!(
+                    "-object memory-backend-file,id=vshmem-pool{of},share=on,mem-path={},size={}",
+                    door.file, door.pool.bytes
+                ));
+                add.push(format!("-device ivshmem-plain,memdev=vshmem-pool{of},master=off"));
+            }
+        }
+    }
     match device {
         Device::Served => {
-            add.push(format!("-chardev socket,id=vshmem-device,path={server}"));
-            add.push(format!(
-                "-device ivshmem-doorbell,chardev=vshmem-device,vectors={vectors},master=off"
-            ));
             notes.push("The back-end must run when the machine starts. It may be killed and restarted under it; stopped for good, it takes its pool with it, and the machine must be started again.".to_owned());
         }
         Device::File => {
-            add.push(format!(
-                "-object memory-backend-file,id=vshmem-pool,share=on,mem-path={pool},size={pool_bytes}"
-            ));
-            add.push("-device ivshmem-plain,memdev=vshmem-pool,master=off".to_owned());
+            let files: Vec<&str> = doors.pools.iter().map(|door| door.file.as_str()).collect();
             notes.push(format!(
-                "{pool} leads to the back-end's memory: only root and the back-end's own user can open it. For a QEMU of another user take the other device (--device doorbell)."
+                "{} leads to the back-end's memory: only root and the back-end's own user can open it. For a QEMU of another user take the other device (--device doorbell).",
+                files.join(", ")
             ));
         }
     }
+    notes.extend(several(doors));
     notes.push(sockets(doors));
     Ok(Flags {
         text: add.join("\n"),
@@ -75,27 +102,35 @@ pub fn qemu(doors: &Doors, device: Device) -> Result<Flags, String> {
 /// # Errors
 /// If libvirt cannot say it: the text says what to do.
 pub fn libvirt(doors: &Doors, device: Device) -> Result<Flags, String> {
-    check_pool(doors.pool_bytes)?;
+    check_pools(doors)?;
     if device == Device::File {
         return Err(
             "libvirt's ivshmem-plain takes its memory from /dev/shm alone, where the pool is not: it must be sealed. Take --device doorbell".to_owned(),
         );
     }
-    let (control, server, vectors) = (escape(&doors.control), escape(&doors.device), doors.vectors);
-    let text = format!(
-        "<shmem name='vshmem' role='peer'>
+    let (control, vectors) = (escape(&doors.control), doors.vectors);
+    let memory = doors.pools.iter().enumerate().map(|(number, door)| {
+        format!(
+            "<shmem name='vshmem{}' role='peer'>
   <model type='ivshmem-doorbell'/>
-  <server path='{server}'/>
+  <server path='{}'/>
   <msi vectors='{vectors}'/>
 </shmem>
-<channel type='unix'>
+",
+            escape(&suffix(number, door)),
+            escape(&door.device)
+        )
+    });
+    let memory: String = memory.collect();
+    let text = format!(
+        "{memory}<channel type='unix'>
   <source mode='connect' path='{control}'>
     <reconnect enabled='yes' timeout='1'/>
   </source>
   <target type='virtio' name='{CONTROL}'/>
 </channel>"
     );
-    let notes = vec![
+    let mut notes = vec![
         "These elements go into <devices> (virsh edit DOMAIN). Without KVM (<domain type='qemu'>) give the machine two possible processors at least: <vcpu current='1'>2</vcpu>.".to_owned(),
         sockets(doors),
         "libvirt starts QEMU as a user of its own: [machines] owner = \"libvirt-qemu\" on Debian and Ubuntu, \"qemu\" on Fedora and its kin.".to_owned(),
@@ -106,6 +141,7 @@ pub fn libvirt(doors: &Doors, device: Device) -> Result<Flags, String> {
         "SELinux (Fedora and its kin): the back-end's sockets must carry a label that machines may connect to; try `semanage fcontext -a -t virt_var_run_t` on the folder and restorecon, and ausearch -m avc where it is denied. RHEL's QEMU has no ivshmem device at all.".to_owned(),
         "A snapshot with memory is refused by QEMU: it would bring an old pool back.".to_owned(),
     ];
+    notes.extend(several(doors));
     Ok(Flags {
         text,
         notes,
@@ -114,15 +150,35 @@ pub fn libvirt(doors: &Doors, device: Device) -> Result<Flags, String> {
 }
 
 fn folder(doors: &Doors) -> String {
-    let path = std::path::Path::new(&doors.device);
+    let path = std::path::Path::new(&doors.control);
     let folder = path.parent().and_then(std::path::Path::parent);
     folder.unwrap_or(path).display().to_string()
 }
 
+/// What to know where there are several devices.
+fn several(doors: &Doors) -> Option<String> {
+    let groups: Vec<String> = doors
+        .pools
+        .iter()
+        .map(|door| format!("{} ({} MiB)", door.pool.group, door.pool.bytes >> 20))
+        .collect();
+    (groups.len() > 1).then(|| {
+        format!(
+            "The domain is in several groups, with a device for each one's pool: {}. The front-end in the guest tells them apart by what lies in them: their order and addresses do not matter.",
+            groups.join(", ")
+        )
+    })
+}
+
 fn sockets(doors: &Doors) -> String {
+    let paths = std::iter::once(&doors.control).chain(doors.pools.iter().map(|door| &door.device));
+    let paths: Vec<&str> = paths.map(String::as_str).collect();
     format!(
-        "{} and {} are of user {} and group {}, mode {:04o}: QEMU's user must be able to connect, which [machines] in the configuration says (owner, group, mode). Who may connect reaches the group's whole pool.",
-        doors.control, doors.device, doors.uid, doors.gid, doors.mode
+        "{} are of user {} and group {}, mode {:04o}: QEMU's user must be able to connect, which [machines] in the configuration says (owner, group, mode). Who may connect reaches the whole pool of each of the domain's groups.",
+        paths.join(" and "),
+        doors.uid,
+        doors.gid,
+        doors.mode
     )
 }
 
@@ -150,13 +206,23 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vshmem_wire::ShownPool;
+
+    fn door(group: &str, device: &str, file: &str, bytes: u64) -> PoolDoor {
+        PoolDoor {
+            pool: ShownPool {
+                group: group.into(),
+                bytes,
+            },
+            device: format!("/run/vshmem/machines/db/{device}"),
+            file: format!("/run/vshmem/{file}"),
+        }
+    }
 
     fn doors() -> Doors {
         Doors {
             control: "/run/vshmem/machines/db/control.sock".into(),
-            device: "/run/vshmem/machines/db/device.sock".into(),
-            pool: "/run/vshmem/pool".into(),
-            pool_bytes: 1 << 30,
+            pools: vec![door("default", "device.sock", "pool", 1 << 30)],
             vectors: 2,
             configured: true,
             mode: 0o600,
@@ -187,11 +253,34 @@ mod tests {
     }
 
     #[test]
+    fn each_pool_has_a_device_of_its_own() {
+        let mut two = doors();
+        two.pools
+            .push(door("jobs", "device-jobs.sock", "pool-jobs", 1 << 28));
+        for (reader, write) in READERS {
+            let flags = write(&two, Device::Served).unwrap();
+            for word in ["machines/db/device.sock", "machines/db/device-jobs.sock"] {
+                assert!(flags.text.contains(word), "{reader}: {word}");
+            }
+            assert_eq!(flags.text.matches("ivshmem-doorbell").count(), 2);
+            let said = flags.notes.join(" ");
+            assert!(said.contains("default (1024 MiB), jobs (256 MiB)"), "{said}");
+        }
+        let plain = qemu(&two, Device::File).unwrap().text;
+        assert!(plain.contains("id=vshmem-pool-jobs,share=on,mem-path=/run/vshmem/pool-jobs,size=268435456"));
+        assert!(plain.contains("memdev=vshmem-pool-jobs,"));
+    }
+
+    #[test]
     fn what_cannot_be_said_is_refused() {
         assert!(libvirt(&doors(), Device::File).unwrap_err().contains("doorbell"));
         let mut odd = doors();
-        odd.pool_bytes = 3 << 20;
-        assert!(qemu(&odd, Device::Served).unwrap_err().contains("power of two"));
+        odd.pools[0].pool.bytes = 3 << 20;
+        let why = qemu(&odd, Device::Served).unwrap_err();
+        assert!(
+            why.contains("power of two") && why.contains("group default"),
+            "{why}"
+        );
         let mut odd = doors();
         odd.control = "/run/a,b/control.sock".into();
         assert!(qemu(&odd, Device::Served).unwrap_err().contains("--runtime-dir"));

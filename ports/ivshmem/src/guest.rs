@@ -11,21 +11,22 @@
 
 use crate::channel::{self, CONTROL};
 use crate::device::{self, ADD_ONE, Device};
-use crate::peek;
+use crate::peek::look;
 use anyhow::{Context, bail};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use vshmem_port::guest::GuestPort;
 use vshmem_wire::Window;
-use vshmem_wire::pool::{NoHeader, PoolHeader};
+use vshmem_wire::pool::PoolHeader;
 
 /// The guest's side of the port.
 #[derive(Debug, Clone)]
 pub struct IvshmemGuest {
     sys: PathBuf,
     dev: PathBuf,
-    chosen: Option<Device>,
+    /// The devices of the pools that the back-end told, in that order.
+    chosen: Vec<Device>,
 }
 
 impl Default for IvshmemGuest {
@@ -33,7 +34,7 @@ impl Default for IvshmemGuest {
         Self {
             sys: "/sys".into(),
             dev: "/dev".into(),
-            chosen: None,
+            chosen: Vec::new(),
         }
     }
 }
@@ -47,9 +48,9 @@ impl IvshmemGuest {
         Ok(found)
     }
 
-    /// The device that was chosen or, before the back-end has said which pool it is, the only one there is.
-    fn device(&self) -> anyhow::Result<Device> {
-        if let Some(device) = &self.chosen {
+    /// The device that was chosen for a pool or, before the back-end has said which pools there are, the only one there is.
+    fn device(&self, pool: usize) -> anyhow::Result<Device> {
+        if let Some(device) = self.chosen.get(pool) {
             return Ok(device.clone());
         }
         let mut found = self.devices()?;
@@ -65,30 +66,47 @@ impl IvshmemGuest {
     }
 }
 
-/// What a device holds, judged against the pool that the back-end serves.
-fn judge(device: &Device, wanted: &PoolHeader) -> Result<(), String> {
-    let memory = device.open(false).map_err(|why| format!("{why:#}"))?;
-    let bytes =
-        peek::header(memory.as_fd()).map_err(|errno| format!("its memory cannot be mapped: {errno}"))?;
-    let found = PoolHeader::read(&bytes).map_err(|why| match why {
-        NoHeader::Empty => "it is empty: no back-end has shown this memory to a guest".to_owned(),
-        NoHeader::Foreign => "it holds another program's data".to_owned(),
-        NoHeader::Version(version) => {
-            format!("it is a pool of layout {version}, of another version of Vshmem")
-        }
-    })?;
-    if found.id != wanted.id {
-        return Err("it is a pool of another group, or of a back-end that has ended".to_owned());
+/// The one device among those found that shows a pool whole. The error says what each of the others is, a line each.
+fn pick<'a>(
+    found: &'a [(Device, Result<PoolHeader, String>)],
+    wanted: &PoolHeader,
+) -> Result<&'a Device, String> {
+    let mut fitting = Vec::new();
+    let mut said = String::new();
+    for (device, header) in found {
+        let why = match header {
+            Err(why) => why.clone(),
+            Ok(header) if header.id != wanted.id => {
+                format!(
+                    "it is the pool of group {:?}, of this back-end or one that has ended",
+                    header.group
+                )
+            }
+            Ok(_) if device.bytes < wanted.bytes => format!(
+                "its BAR2 shows {} MiB of the pool's {} MiB: give the device's memory backend the pool's whole size (size={})",
+                device.bytes >> 20,
+                wanted.bytes >> 20,
+                wanted.bytes
+            ),
+            Ok(_) => {
+                fitting.push(device);
+                "it calls itself the pool".to_owned()
+            }
+        };
+        let _ = write!(said, "\n  ivshmem device {}: {why}", device.address);
     }
-    if device.bytes < wanted.bytes {
-        return Err(format!(
-            "its BAR2 shows {} MiB of the pool's {} MiB: give the device's memory backend the pool's whole size (size={})",
-            device.bytes >> 20,
-            wanted.bytes >> 20,
-            wanted.bytes
-        ));
+    match fitting[..] {
+        [device] => Ok(device),
+        [] => Err(format!(
+            "no ivshmem device of this machine shows the pool of group {:?}; {ADD_ONE}{said}",
+            wanted.group
+        )),
+        _ => Err(format!(
+            "several ivshmem devices of this machine call themselves the pool of group {:?}: take away all but one, or, if each is another group's, end who \
+             writes there{said}",
+            wanted.group
+        )),
     }
-    Ok(())
 }
 
 impl GuestPort for IvshmemGuest {
@@ -105,24 +123,22 @@ impl GuestPort for IvshmemGuest {
         channel::open(&channel::find(&self.sys, &self.dev, CONTROL)?)
     }
 
-    fn choose(&mut self, pool: &PoolHeader) -> anyhow::Result<()> {
-        let mut said = String::new();
-        for device in self.devices()? {
-            match judge(&device, pool) {
-                Ok(()) => {
-                    self.chosen = Some(device);
-                    return Ok(());
-                }
-                Err(why) => {
-                    let _ = write!(said, "\n  ivshmem device {}: {why}", device.address);
-                }
-            }
-        }
-        bail!("no ivshmem device of this machine shows the group's pool; {ADD_ONE}{said}")
+    fn choose(&mut self, pools: &[PoolHeader]) -> anyhow::Result<()> {
+        let found: Vec<_> = self
+            .devices()?
+            .into_iter()
+            .map(|device| {
+                let header = look(&device);
+                (device, header)
+            })
+            .collect();
+        let chosen = pools.iter().map(|pool| pick(&found, pool).cloned());
+        self.chosen = chosen.collect::<Result<_, _>>().map_err(anyhow::Error::msg)?;
+        Ok(())
     }
 
-    fn window(&self, writable: bool) -> anyhow::Result<(OwnedFd, Window)> {
-        let device = self.device()?;
+    fn window(&self, pool: usize, writable: bool) -> anyhow::Result<(OwnedFd, Window)> {
+        let device = self.device(pool)?;
         let memory = device
             .open(writable)
             .with_context(|| format!("the memory of ivshmem device {}", device.address))?;
@@ -141,12 +157,17 @@ mod tests {
         IvshmemGuest {
             sys: root.to_owned(),
             dev: root.join("dev"),
-            chosen: None,
+            chosen: Vec::new(),
         }
     }
 
     fn pool(bytes: u64) -> PoolHeader {
-        PoolHeader { bytes, id: 7 }
+        named(bytes, 7)
+    }
+
+    fn named(bytes: u64, id: u64) -> PoolHeader {
+        let group = format!("group{id}");
+        PoolHeader { bytes, id, group }
     }
 
     fn fill(root: &Path, address: &str, bytes: &[u8]) {
@@ -178,11 +199,41 @@ mod tests {
             device::tests::put(root.path(), address, IVSHMEM, Some(8192));
         }
         let mut port = port(root.path());
-        let why = port.window(false).unwrap_err().to_string();
+        let why = port.window(0, false).unwrap_err().to_string();
         assert!(why.contains("2 ivshmem devices"), "{why}");
         fill(root.path(), "0000:00:05.0", &pool(8192).write());
-        port.choose(&pool(8192)).unwrap();
-        assert_eq!(port.chosen.unwrap().address, "0000:00:05.0");
+        port.choose(&[pool(8192)]).unwrap();
+        assert_eq!(port.chosen[0].address, "0000:00:05.0");
+    }
+
+    #[test]
+    fn each_pool_is_found_by_its_mark_whatever_the_order_and_beside_others() {
+        let root = tempfile::tempdir().unwrap();
+        for (address, bytes) in [("04", 8192), ("05", 8192), ("06", 16384), ("07", 8192)] {
+            device::tests::put(root.path(), &format!("0000:00:{address}.0"), IVSHMEM, Some(bytes));
+        }
+        let mut port = port(root.path());
+        let wanted = [named(8192, 7), named(16384, 9)];
+        fill(root.path(), "0000:00:04.0", b"another program's data");
+        fill(root.path(), "0000:00:05.0", &named(8192, 8).write());
+        fill(root.path(), "0000:00:06.0", &wanted[1].write());
+        let why = port.choose(&wanted).unwrap_err().to_string();
+        for word in [
+            "group \"group7\"",
+            "another program's data",
+            "group \"group8\"",
+            "07.0: it is empty",
+        ] {
+            assert!(why.contains(word), "{word}: {why}");
+        }
+        fill(root.path(), "0000:00:07.0", &wanted[0].write());
+        port.choose(&wanted).unwrap();
+        let chosen: Vec<_> = port.chosen.iter().map(|d| d.address.as_str()).collect();
+        assert_eq!(chosen, ["0000:00:07.0", "0000:00:06.0"]);
+        // Two that say the same: neither is believed.
+        fill(root.path(), "0000:00:05.0", &wanted[0].write());
+        let why = port.choose(&wanted).unwrap_err().to_string();
+        assert!(why.contains("several") && why.contains("05.0"), "{why}");
     }
 
     #[test]
@@ -191,7 +242,7 @@ mod tests {
         let address = "0000:00:04.0";
         device::tests::put(root.path(), address, IVSHMEM, Some(8192));
         let mut port = port(root.path());
-        let mut refusal = |wanted: PoolHeader| port.choose(&wanted).unwrap_err().to_string();
+        let mut refusal = |wanted: PoolHeader| port.choose(&[wanted]).unwrap_err().to_string();
         assert!(refusal(pool(8192)).contains("it is empty"));
         fill(
             root.path(),
@@ -200,7 +251,7 @@ mod tests {
         );
         assert!(refusal(pool(8192)).contains("another program's data"));
         fill(root.path(), address, &pool(8192).write());
-        assert!(refusal(PoolHeader { bytes: 8192, id: 8 }).contains("another group"));
+        assert!(refusal(named(8192, 8)).contains("pool of group \"group7\""));
         fill(root.path(), address, &pool(1 << 20).write());
         let why = refusal(pool(1 << 20));
         assert!(why.contains("size=1048576"), "{why}");

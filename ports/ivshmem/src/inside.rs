@@ -55,12 +55,15 @@ impl Inside for QemuInside {
         "eth0"
     }
 
-    fn check_pool(&self) -> Result<(), String> {
+    fn check_pools(&self, pools: usize) -> Result<(), String> {
         let found = device::find(Path::new("/sys")).map_err(|why| format!("{why:#}"))?;
-        if found.is_empty() {
-            return Err("the machine has no ivshmem device: this QEMU was built without it".to_owned());
+        match found.len() {
+            0 => Err("the machine has no ivshmem device: this QEMU was built without it".to_owned()),
+            some if some < pools => Err(format!(
+                "the machine has {some} ivshmem devices, and its domain's groups have {pools} pools"
+            )),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn module_folders(&self, release: &str) -> Vec<PathBuf> {

@@ -4,24 +4,32 @@
 //! virtual machine, and for a container that must not see the back-end's socket.
 
 use anyhow::Context;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use vshmem_port::guest::GuestPort;
 use vshmem_wire::Window;
+use vshmem_wire::pool::{HEADER_BYTES, PoolHeader};
 
 use crate::file;
 
-/// The guest's side of the port: one end of a stream socket pair, and the pool.
+/// The guest's side of the port: one end of a stream socket pair, and pools.
 #[derive(Debug)]
 pub struct LocalGuest {
     stream: OwnedFd,
-    pool: OwnedFd,
+    pools: Vec<OwnedFd>,
 }
 
 impl LocalGuest {
-    /// A front-end's port over `stream`, whose other end the back-end has, and the group's pool, open for writing.
-    pub fn new(stream: OwnedFd, pool: OwnedFd) -> Self {
-        LocalGuest { stream, pool }
+    /// A front-end's port over `stream`, whose other end the back-end has, and the pools of its groups in any order, open for writing.
+    pub fn new(stream: OwnedFd, pools: Vec<OwnedFd>) -> Self {
+        LocalGuest { stream, pools }
     }
+}
+
+/// What the first page of a pool says.
+fn header(pool: BorrowedFd<'_>) -> Option<PoolHeader> {
+    let mut bytes = [0; HEADER_BYTES];
+    let read = rustix::io::pread(pool, &mut bytes[..], 0).ok()?;
+    PoolHeader::read(&bytes).ok().filter(|_| read == HEADER_BYTES)
 }
 
 impl GuestPort for LocalGuest {
@@ -38,8 +46,24 @@ impl GuestPort for LocalGuest {
         Ok(self.stream.try_clone()?)
     }
 
-    fn window(&self, writable: bool) -> anyhow::Result<(OwnedFd, Window)> {
-        let pool = file::hand_out(self.pool.as_fd(), writable).context("opening the pool once more")?;
+    fn choose(&mut self, pools: &[PoolHeader]) -> anyhow::Result<()> {
+        if let ([_], [_]) = (pools, &self.pools[..]) {
+            return Ok(());
+        }
+        let mut given = std::mem::take(&mut self.pools);
+        for wanted in pools {
+            let at = given
+                .iter()
+                .position(|pool| header(pool.as_fd()).is_some_and(|found| found.id == wanted.id));
+            let at = at.with_context(|| format!("the pool of group {} was not given", wanted.group))?;
+            self.pools.push(given.swap_remove(at));
+        }
+        Ok(())
+    }
+
+    fn window(&self, pool: usize, writable: bool) -> anyhow::Result<(OwnedFd, Window)> {
+        let pool = self.pools.get(pool).context("no such pool was given")?;
+        let pool = file::hand_out(pool.as_fd(), writable).context("opening the pool once more")?;
         Ok((pool, Window::Direct))
     }
 }

@@ -149,7 +149,7 @@ fn domain(kind: &str) -> anyhow::Result<()> {
     let memory = std::io::stdout().as_fd().try_clone_to_owned()?;
     if kind == "pool" {
         let pool = receive(&memory).context("waiting for the pool")?;
-        serve(&LocalGuest::new(stream, pool))
+        serve(&LocalGuest::new(stream, vec![pool]))
     } else {
         serve(&Handed { stream, memory })
     }
@@ -193,7 +193,7 @@ impl GuestPort for Handed {
         Ok(self.stream.try_clone()?)
     }
 
-    fn window(&self, _: bool) -> anyhow::Result<(OwnedFd, Window)> {
+    fn window(&self, _: usize, _: bool) -> anyhow::Result<(OwnedFd, Window)> {
         Ok((receive(&self.memory)?, Window::Direct))
     }
 }

@@ -38,6 +38,15 @@ pub fn joins_by(port: &str) -> &str {
     }
 }
 
+/// Most pools that a guest that joins by this port is shown.
+#[must_use]
+pub fn most_pools(port: &str) -> usize {
+    match joins_by(port) {
+        "uml" => vshmem_port_uml::boot::MOST_POOLS,
+        _ => vshmem_wire::pool::MOST_POOLS,
+    }
+}
+
 fn cannot_boot(port: &str) -> anyhow::Error {
     anyhow::anyhow!(
         "port {port:?} starts no machines; these do: {}",

@@ -51,10 +51,10 @@ pub fn guest(name: &str) -> anyhow::Result<Box<dyn GuestPort>> {
     )
 }
 
-/// A front-end's port in a process of this very kernel: `stream` leads to the back-end, `pool` is the group's pool. For tests of front-ends
+/// A front-end's port in a process of this very kernel: `stream` leads to the back-end, `pools` are its groups' pools. For tests of front-ends
 /// without a virtual machine.
-pub fn local_guest(stream: OwnedFd, pool: OwnedFd) -> Box<dyn GuestPort> {
-    Box::new(LocalGuest::new(stream, pool))
+pub fn local_guest(stream: OwnedFd, pools: Vec<OwnedFd>) -> Box<dyn GuestPort> {
+    Box::new(LocalGuest::new(stream, pools))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ mod guest;
 mod store;
 mod survey;
 
-pub use boot::{BOOTABLE, boot, inside, joins_by};
+pub use boot::{BOOTABLE, boot, inside, joins_by, most_pools};
 pub use device::{SERVED, device_server, flags, port_of, readers};
 pub use guest::{GUESTS, guest, local_guest};
 pub use store::{file_store, pool_store};

@@ -44,6 +44,9 @@ const MEMORY_AND_POOL_MAX: u64 = 2 << 30;
 /// listens to it again.
 const LINE_BURST: usize = 3072;
 
+/// Pools that a guest can be shown: `/dev/mmapper` is one region.
+pub const MOST_POOLS: usize = 1;
+
 /// Below this the kernel does not come up with an overlay and one program.
 const MEMORY_MIN: u64 = 64 << 20;
 
@@ -124,7 +127,14 @@ fn check_sizes(spec: &MachineSpec) -> Result<(), BootError> {
             MEMORY_MIN >> 20
         ));
     }
-    let pool = spec.pool.as_ref().map_or(Ok(0), pool_bytes)?;
+    if spec.pools.len() > MOST_POOLS {
+        return unsupported(format!(
+            "the domain is in {} groups with a pool each, and a UML guest has one region of memory to show a pool in: have the configuration name one \
+             group for it, or start it with --port qemu",
+            spec.pools.len()
+        ));
+    }
+    let pool = spec.pools.first().map_or(Ok(0), pool_bytes)?;
     if spec.memory.saturating_add(pool) > MEMORY_AND_POOL_MAX {
         return unsupported(format!(
             "guest memory ({} MiB) and pool ({} MiB) together exceed the {} MiB that a UML kernel can address; \
@@ -172,7 +182,7 @@ fn arguments(spec: &MachineSpec, folder: &Path) -> Result<Vec<OsString>, BootErr
     if let Some(card) = &spec.network {
         line.push(format!("vec0:transport=fd,fd={},depth=64", card.as_raw_fd()).into());
     }
-    if let Some(pool) = &spec.pool {
+    if let Some(pool) = spec.pools.first() {
         line.push(format!("iomem=mmapper,/proc/self/fd/{}", pool.as_raw_fd()).into());
         // The guest's kernel takes the region for longer than it is: see `guest`.
         line.push(format!("{POOL_BYTES}{}", pool_bytes(pool)?).into());
@@ -228,7 +238,7 @@ fn spawn(program: &Path, arguments: &[OsString], spec: &MachineSpec) -> io::Resu
         Some(&spec.console),
         spec.control.as_ref(),
         spec.network.as_ref(),
-        spec.pool.as_ref(),
+        spec.pools.first(),
     ]
     .into_iter()
     .flatten()
@@ -465,7 +475,7 @@ mod tests {
             cpus: vec![],
             init: init.into(),
             init_args: vec!["guest-init".to_owned(), "uml".to_owned()],
-            pool: None,
+            pools: Vec::new(),
             control: None,
             network: None,
             binds: Vec::new(),
@@ -488,6 +498,19 @@ mod tests {
         let mut torn = spec("/bin/true");
         torn.init_args.push("two words".to_owned());
         assert!(arguments(&torn, Path::new("/tmp/x")).is_err());
+    }
+
+    #[test]
+    fn several_pools_are_refused() {
+        let mut two = spec("/bin/true");
+        two.pools = [two.stdio.try_clone(), two.stdio.try_clone()]
+            .map(Result::unwrap)
+            .into();
+        let said = check_sizes(&two).expect_err("two pools").to_string();
+        assert!(
+            said.contains("2 groups") && said.contains("--port qemu"),
+            "{said}"
+        );
     }
 
     #[test]

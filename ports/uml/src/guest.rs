@@ -70,7 +70,7 @@ impl GuestPort for UmlGuest {
         Ok(line)
     }
 
-    fn window(&self, writable: bool) -> anyhow::Result<(OwnedFd, Window)> {
+    fn window(&self, _only: usize, writable: bool) -> anyhow::Result<(OwnedFd, Window)> {
         let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         let device = rustix::fs::open(MEMORY, access | OFlags::CLOEXEC, Mode::empty())
             .with_context(|| format!("opening {MEMORY}, the memory shared with the host"))?;

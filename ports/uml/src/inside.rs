@@ -27,7 +27,7 @@ impl Inside for UmlInside {
         "vec0"
     }
 
-    fn check_pool(&self) -> Result<(), String> {
+    fn check_pools(&self, _only: usize) -> Result<(), String> {
         if Path::new("/dev/mmapper").exists() {
             return Ok(());
         }

@@ -66,7 +66,7 @@ impl Fixture for Uml {
             cpus: Vec::new(),
             init: std::env::current_exe()?,
             init_args: vec!["domain".to_owned()],
-            pool: Some(store.descriptor(Serial(0), true)?.0),
+            pools: vec![store.descriptor(Serial(0), true)?.0],
             control: Some(control),
             network: None,
             binds: Vec::new(),

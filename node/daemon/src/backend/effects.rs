@@ -190,7 +190,7 @@ impl Backend {
         let Some(group) = self.registry.construct(serial).map(|c| c.group) else {
             return R::default();
         };
-        let pool = self.pool.as_ref().filter(|_| group == 0);
+        let pool = self.pools.get(&group);
         match self
             .mappings
             .get(&mut self.stores, pool, (group, serial), extents)

@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use vshmem_port::store::{Reach, Serial, Store};
 use vshmem_registry::{Command, Done};
-use vshmem_wire::pool::{HEADER_BYTES, PoolHeader};
-use vshmem_wire::{Down, Failure, Reply, Request, Up};
+use vshmem_wire::pool::{self, GroupPool, HEADER_BYTES, PoolHeader};
+use vshmem_wire::{Down, Failure, Reply, Request, ShownPool, Up};
 
 /// Silence that is worth a line in the log.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -27,21 +27,12 @@ const RING_BEHIND: usize = 256;
 const RESTORED: &str = "this front-end was welcomed in a session that is over, so this machine was restored from a snapshot or its stream was moved: the \
                         programs in it hold stale memory; end them, and start `vshmem join` anew";
 
-/// Writes the pool's header, by which a guest's front-end knows the group's memory among what its machine was given, and gives the identity in it: no
-/// two pools have the same as long as they exist, and a restarted daemon finds the same again. Written for each guest that comes in, since any other can
-/// have overwritten it.
-fn label_pool(store: &dyn Store) -> std::io::Result<PoolHeader> {
-    let Reach::Pool { bytes } = store.reach() else {
-        return Ok(PoolHeader { bytes: 0, id: 0 });
-    };
+/// Writes a pool's header, by which a guest's front-end knows the group's memory among what its machine was given. Written for each guest that comes in,
+/// since any other can have overwritten it.
+fn label_pool(store: &dyn Store, header: &PoolHeader) -> std::io::Result<()> {
     let (pool, _) = store.descriptor(Serial(0), true)?;
-    let found = rustix::fs::fstat(&pool)?;
-    let header = PoolHeader {
-        bytes,
-        id: found.st_ino ^ found.st_dev.rotate_left(32),
-    };
     match rustix::io::pwrite(&pool, &header.write(), 0)? {
-        HEADER_BYTES => Ok(header),
+        HEADER_BYTES => Ok(()),
         _ => Err(std::io::ErrorKind::WriteZero.into()),
     }
 }
@@ -111,22 +102,25 @@ impl Backend {
         name: String,
         port: String,
         stream: Option<OwnedFd>,
-    ) -> Result<(Reply, OwnedFd), Failure> {
+    ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
         self.check_may_bring_in(client)?;
-        let bytes = self.pool_bytes()?;
+        let pools = self.pools_of(&name, &port)?;
         let stream =
             stream.ok_or_else(|| Failure::because(libc::EINVAL, "no stream came with the request"))?;
-        let (pool, _) = self
-            .stores
-            .of(0)
-            .descriptor(Serial(0), true)
-            .map_err(|e| Failure::because(libc::ENOMEM, format!("the pool cannot be opened: {e}")))?;
-        let domain = self.bring_in(name, port, stream)?;
-        let ready = Reply::DomainReady {
-            domain,
-            pool_bytes: bytes,
+        let open = |pool: &GroupPool| {
+            let opened = self.stores.of(pool.number).descriptor(Serial(0), true);
+            opened
+                .map(|(file, _)| file)
+                .map_err(|e| Failure::because(libc::ENOMEM, format!("a pool cannot be opened: {e}")))
         };
-        Ok((ready, pool))
+        let files = pools.iter().map(open).collect::<Result<_, _>>()?;
+        let domain = self.bring_in(name, port, stream)?;
+        let shown = pools.into_iter().map(|pool| ShownPool {
+            group: pool.header.group,
+            bytes: pool.header.bytes,
+        });
+        let pools = shown.collect();
+        Ok((Reply::DomainReady { domain, pools }, files))
     }
 
     /// Bringing guests in is for some only.
@@ -139,15 +133,47 @@ impl Backend {
         Ok(())
     }
 
-    /// The size of the pool, which a guest must have.
-    pub(super) fn pool_bytes(&self) -> Result<u64, Failure> {
-        match self.stores.of(0).reach() {
-            Reach::Pool { bytes } => Ok(bytes),
-            Reach::PerConstruct => {
-                let why = "this group's memory is a file per construct, which a guest cannot reach: set memory = \"pool\"";
-                Err(Failure::because(libc::EOPNOTSUPP, why))
-            }
+    /// The pools of a domain's groups, which a guest must have, all of them.
+    pub(super) fn pools_of(&self, domain: &str, port: &str) -> Result<Vec<GroupPool>, Failure> {
+        let groups = self.registry.group();
+        let mut pools = Vec::new();
+        for &number in groups.groups_of(domain) {
+            let group = groups.name_of(number).to_owned();
+            let Reach::Pool { bytes } = self.stores.of(number).reach() else {
+                let why = format!(
+                    "the memory of group {group} is a file per construct, which a guest cannot reach: set memory = \"pool\" for it in the configuration"
+                );
+                return Err(Failure::because(libc::EOPNOTSUPP, why));
+            };
+            let id = self.config.pool_ids.get(usize::from(number));
+            let id = id.copied().unwrap_or_default();
+            let header = PoolHeader { bytes, id, group };
+            pools.push(GroupPool { number, header });
         }
+        let most = vshmem_port_select::most_pools(port);
+        if pools.len() > most {
+            let why = format!(
+                "domain {domain:?} is in {} groups with a pool each, and a guest of port {port} can be shown {most}: have the configuration name fewer groups for \
+                 it, or use another port",
+                pools.len()
+            );
+            return Err(Failure::because(libc::EOPNOTSUPP, why));
+        }
+        Ok(pools)
+    }
+
+    /// The pools that a guest is told of, with their headers in place.
+    fn labelled_pools(&self, domain: &str, port: &str) -> Result<Vec<GroupPool>, String> {
+        let pools = self.pools_of(domain, port).map_err(|failure| failure.why)?;
+        for pool in &pools {
+            label_pool(self.stores.of(pool.number), &pool.header).map_err(|e| {
+                format!(
+                    "the header of group {}'s pool cannot be written: {e}",
+                    pool.header.group
+                )
+            })?;
+        }
+        Ok(pools)
     }
 
     /// Makes the domain of a guest whose stream is there; gives its number.
@@ -309,22 +335,21 @@ impl Backend {
             return Ok(());
         };
         let (domain, space, name) = (guest.domain, guest.space, guest.name.clone());
-        let session = guest.session;
+        let (port, session) = (guest.port.clone(), guest.session);
         let refusal = match (check_version(version, layout), wanted.filter(|w| *w != name)) {
-            (Err(failure), _) => Some(failure.why),
-            (_, Some(wanted)) => Some(format!("this guest is domain {name:?}, not {wanted:?}")),
-            _ if claimed.is_some_and(|claimed| claimed != session) => Some(RESTORED.to_owned()),
-            _ => None,
+            (Err(failure), _) => Err(failure.why),
+            (_, Some(wanted)) => Err(format!("this guest is domain {name:?}, not {wanted:?}")),
+            _ if claimed.is_some_and(|claimed| claimed != session) => Err(RESTORED.to_owned()),
+            _ => self.labelled_pools(&name, &port),
         };
-        if let Some(why) = refusal {
-            tracing::warn!(domain = %name, "front-end refused: {why}");
-            return self.tell(number, &Down::Refused { why });
-        }
+        let pools = match refusal {
+            Ok(pools) => pools,
+            Err(why) => {
+                tracing::warn!(domain = %name, "front-end refused: {why}");
+                return self.tell(number, &Down::Refused { why });
+            }
+        };
         let _ = self.apply(Command::Alive { domain, clients });
-        let pool = label_pool(self.stores.of(0)).unwrap_or_else(|e| {
-            tracing::error!("the pool's header cannot be written: {e}");
-            PoolHeader { bytes: 0, id: 0 }
-        });
         let keys = self.config.keys_of(&name);
         if let Some(guest) = self.guests.get_mut(&number) {
             if !guest.greeted {
@@ -341,8 +366,7 @@ impl Backend {
             name,
             space,
             seconds: pages::now(),
-            pool_bytes: pool.bytes,
-            pool_id: pool.id,
+            pools,
             session,
             keys,
         };
@@ -392,10 +416,11 @@ impl Backend {
         let _ = self.apply(Command::DomainDown { domain: guest.domain });
     }
 
-    /// Wakes sleepers: in space 0 whoever sleeps on the word at `at` in the pool, in another one by ringing its front-end.
+    /// Wakes sleepers: in space 0 whoever sleeps on the word at a place, in another one by ringing its front-end.
     pub(super) fn ring(&mut self, space: u16, at: u64) {
         if space == 0 {
-            if let (Some(pool), Ok(at)) = (&self.pool, usize::try_from(at)) {
+            let (group, at) = pool::split(at);
+            if let (Some(pool), Ok(at)) = (self.pools.get(&group), usize::try_from(at)) {
                 pages::wake_futex(pool, at);
             }
             return;

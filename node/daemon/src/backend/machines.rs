@@ -3,7 +3,8 @@
 //! | socket, `machines/NAME/…` in the runtime directory | what is behind it |
 //! |---|---|
 //! | `control.sock` | the byte stream between the guest's front-end and this daemon |
-//! | `device.sock` | the port's device server |
+//! | `device.sock` | the port's device server, with the first group's pool |
+//! | `device-GROUP.sock` | the same with the pool of another group |
 //!
 //! A domain's name is that of the folder its hypervisor connects in, never what a guest says. Who may connect reaches the whole pool: the sockets' modes are the
 //! border. A hypervisor may come, go and come back; while one is there, a second one's stream is refused.
@@ -22,7 +23,9 @@ use rustix::net::SocketFlags;
 use std::collections::BTreeMap;
 use vshmem_port::device::{DeviceServer, Hold};
 use vshmem_port::store::Serial;
-use vshmem_wire::{Doors, Failure, Reply, Verdict};
+use vshmem_registry::GroupConfig;
+use vshmem_wire::pool::GroupPool;
+use vshmem_wire::{Doors, Failure, PoolDoor, Reply, ShownPool, Verdict};
 
 /// Connections that one socket may have accepted in a second: enough for whoever means well.
 const MOST_A_SECOND: u32 = 20;
@@ -31,18 +34,34 @@ const MOST_A_SECOND: u32 = 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Behind {
     Control,
-    Device,
+    /// With the pool of this group.
+    Device(u16),
+}
+
+/// What stands at the end of the names of what is a group's; nothing for the first one.
+fn suffix(config: &GroupConfig, group: u16) -> String {
+    match group {
+        0 => String::new(),
+        group => format!("-{}", config.name_of(group)),
+    }
 }
 
 impl Behind {
-    const ALL: [Behind; 2] = [Behind::Control, Behind::Device];
-
-    fn word(self) -> &'static str {
+    fn word(self, config: &GroupConfig) -> String {
         match self {
-            Behind::Control => "control",
-            Behind::Device => "device",
+            Behind::Control => "control".to_owned(),
+            Behind::Device(group) => format!("device{}", suffix(config, group)),
         }
     }
+}
+
+/// A server of a port's devices.
+struct Server {
+    port: String,
+    group: u16,
+    devices: Box<dyn DeviceServer>,
+    /// The pool, for those who open it by its name.
+    _pool: OwnedFd,
 }
 
 /// A listening socket.
@@ -55,35 +74,39 @@ struct MachineDoor {
     accepted: u32,
 }
 
-/// All of them, and the servers by port.
+/// All of them, and the servers by port and group.
 #[derive(Default)]
 pub(super) struct Machines {
     doors: Vec<MachineDoor>,
-    servers: Vec<(String, Box<dyn DeviceServer>)>,
-    /// The pool, for those who open it by its name.
-    pool: Option<OwnedFd>,
+    servers: Vec<Server>,
 }
 
 /// What a port's server has held, in the keeper's hands.
 struct Held<'a> {
     keeper: &'a Keeper,
-    port: &'a str,
+    of: String,
+}
+
+impl<'a> Held<'a> {
+    fn of(keeper: &'a Keeper, port: &str, group: u16) -> Self {
+        let of = format!("{}{}", start::DEVICE, held_name(port, group));
+        Held { keeper, of }
+    }
 }
 
 impl Hold for Held<'_> {
     fn hold(&mut self, name: &str, descriptor: BorrowedFd<'_>) {
-        self.keeper
-            .keep(format!("{}{}/{name}", start::DEVICE, self.port), descriptor);
+        self.keeper.keep(format!("{}{name}", self.of), descriptor);
     }
 
     fn let_go(&mut self, name: &str) {
-        self.keeper
-            .drop_kept(format!("{}{}/{name}", start::DEVICE, self.port));
+        self.keeper.drop_kept(format!("{}{name}", self.of));
     }
 }
 
-fn door_name(port: &str, domain: &str, behind: Behind) -> String {
-    format!("{}{port}/{domain}/{}", start::MACHINE, behind.word())
+/// Before the names of what the server of a port's devices has held, for a group.
+fn held_name(port: &str, group: u16) -> String {
+    format!("{port}/{group}/")
 }
 
 /// Takes out of `kept` what is held under names with this prefix.
@@ -116,8 +139,7 @@ impl Backend {
         wanted.sort();
         wanted.dedup();
         for (domain, port) in wanted {
-            let of_port = take_out(&mut held, &format!("{port}/"));
-            self.open_machine(&domain, &port, &mut listeners, of_port)
+            self.open_machine(&domain, &port, &mut listeners, &mut held)
                 .with_context(|| format!("domain {domain:?}"))?;
         }
         Ok(())
@@ -129,20 +151,30 @@ impl Backend {
         domain: &str,
         port: &str,
         listeners: &mut BTreeMap<String, OwnedFd>,
-        held: BTreeMap<String, OwnedFd>,
+        held: &mut BTreeMap<String, OwnedFd>,
     ) -> anyhow::Result<()> {
         if self.machines.doors.iter().any(|door| door.domain == domain) {
             return Ok(());
         }
-        self.start_server(port, held)?;
-        for behind in Behind::ALL {
-            let path = sockets::machine_path(&self.config.runtime_dir, domain, behind.word());
-            let listener = match listeners.remove(&format!("{port}/{domain}/{}", behind.word())) {
+        let pools = self
+            .pools_of(domain, port)
+            .map_err(|failure| anyhow!(failure.why))?;
+        let mut all = vec![Behind::Control];
+        for GroupPool { number, header } in pools {
+            self.start_server(port, number, held)
+                .with_context(|| format!("group {}", header.group))?;
+            all.push(Behind::Device(number));
+        }
+        for behind in all {
+            let word = behind.word(self.registry.group());
+            let path = sockets::machine_path(&self.config.runtime_dir, domain, &word);
+            let name = format!("{port}/{domain}/{word}");
+            let listener = match listeners.remove(&name) {
                 Some(listener) => listener,
                 None => sockets::listen_for_machine(&path, &self.config.machines.socket)?,
             };
             self.keeper
-                .keep(door_name(port, domain, behind), listener.as_fd());
+                .keep(format!("{}{name}", start::MACHINE), listener.as_fd());
             let index = u32::try_from(self.machines.doors.len())?;
             self.reactor.watch(&listener, Token::Machine(index))?;
             self.machines.doors.push(MachineDoor {
@@ -156,31 +188,48 @@ impl Backend {
         Ok(())
     }
 
-    /// Starts a port's device server, with what a former life's had held, unless it is there.
-    fn start_server(&mut self, port: &str, held: BTreeMap<String, OwnedFd>) -> anyhow::Result<()> {
-        if self.machines.servers.iter().any(|(of, _)| of == port) {
+    /// Starts the server of a port's devices that show a group's pool, with what a former life's had held, unless it is there.
+    fn start_server(
+        &mut self,
+        port: &str,
+        group: u16,
+        held: &mut BTreeMap<String, OwnedFd>,
+    ) -> anyhow::Result<()> {
+        let servers = &self.machines.servers;
+        if servers
+            .iter()
+            .any(|server| server.port == port && server.group == group)
+        {
             return Ok(());
         }
-        let bytes = self.pool_bytes().map_err(|failure| anyhow!(failure.why))?;
-        let pool = || self.stores.of(0).descriptor(Serial(0), true);
+        let bytes = self.registry.pool_bytes(group);
+        let pool = || self.stores.of(group).descriptor(Serial(0), true);
         let (own, _) = pool().context("opening the pool")?;
         let (its, _) = pool().context("opening the pool")?;
         let vectors = self.config.machines.vectors;
         let mut server = vshmem_port_select::device_server(port, its, bytes, vectors)?;
         let index = u32::try_from(self.machines.servers.len())?;
         self.reactor.watch(server.ready(), Token::Device(index))?;
-        sockets::link_pool(&self.config.runtime_dir, own.as_fd())?;
-        self.machines.pool = Some(own);
-        let keeper = &self.keeper;
-        server.resume(held, &mut Held { keeper, port });
-        self.machines.servers.push((port.to_owned(), server));
+        sockets::link_pool(&self.config.runtime_dir, &self.pool_name(group), own.as_fd())?;
+        let held = take_out(held, &held_name(port, group));
+        server.resume(held, &mut Held::of(&self.keeper, port, group));
+        self.machines.servers.push(Server {
+            port: port.to_owned(),
+            group,
+            devices: server,
+            _pool: own,
+        });
         Ok(())
+    }
+
+    /// The name of a group's pool, as a file, in the runtime directory.
+    fn pool_name(&self, group: u16) -> String {
+        format!("{}{}", sockets::POOL, suffix(self.registry.group(), group))
     }
 
     /// Somebody is about to start a machine.
     pub(super) fn open_domain(&mut self, client: u32, domain: &str, port: &str) -> Verdict {
         self.check_may_bring_in(client)?;
-        let bytes = self.pool_bytes()?;
         if !is_domain_name(domain) || domain == start::HOST || !vshmem_port_select::SERVED.contains(&port) {
             let why =
                 format!("domain {domain:?} of port {port:?} cannot be a machine that somebody else starts");
@@ -201,16 +250,24 @@ impl Backend {
             return Err(Failure::because(libc::EINVAL, why));
         }
         let configured = configured.is_some();
-        self.open_machine(domain, port, &mut BTreeMap::new(), BTreeMap::new())
+        let pools = self.pools_of(domain, port)?;
+        self.open_machine(domain, port, &mut BTreeMap::new(), &mut BTreeMap::new())
             .map_err(|e| Failure::because(libc::EINVAL, format!("{e:#}")))?;
         let dir = &self.config.runtime_dir;
-        let path = |behind: Behind| sockets::machine_path(dir, domain, behind.word());
-        let found = rustix::fs::stat(path(Behind::Device)).map_err(|e| Failure::errno(e.raw_os_error()))?;
+        let path = |behind: Behind| sockets::machine_path(dir, domain, &behind.word(self.registry.group()));
+        let control = path(Behind::Control);
+        let found = rustix::fs::stat(&control).map_err(|e| Failure::errno(e.raw_os_error()))?;
+        let pools = pools.into_iter().map(|GroupPool { number, header }| PoolDoor {
+            pool: ShownPool {
+                group: header.group,
+                bytes: header.bytes,
+            },
+            device: path(Behind::Device(number)).display().to_string(),
+            file: dir.join(self.pool_name(number)).display().to_string(),
+        });
         Ok(Reply::DomainOpen(Doors {
-            control: path(Behind::Control).display().to_string(),
-            device: path(Behind::Device).display().to_string(),
-            pool: dir.join(sockets::POOL).display().to_string(),
-            pool_bytes: bytes,
+            pools: pools.collect(),
+            control: control.display().to_string(),
             vectors: self.config.machines.vectors,
             configured,
             mode: found.st_mode & 0o777,
@@ -250,7 +307,7 @@ impl Backend {
                 .bring_in(domain.clone(), port, socket)
                 .map(drop)
                 .map_err(|failure| failure.why),
-            Behind::Device => self.device_connects(&domain, &port, socket),
+            Behind::Device(group) => self.device_connects(&domain, (&port, group), socket),
         };
         if let Err(why) = refused
             && self.lines.allows()
@@ -259,20 +316,27 @@ impl Backend {
         }
     }
 
-    fn device_connects(&mut self, domain: &str, port: &str, socket: OwnedFd) -> Result<(), String> {
-        let keeper = &self.keeper;
-        let server = self.machines.servers.iter_mut().find(|(of, _)| of == port);
-        let (_, server) = server.ok_or_else(|| format!("port {port} has no server"))?;
+    fn device_connects(
+        &mut self,
+        domain: &str,
+        (port, group): (&str, u16),
+        socket: OwnedFd,
+    ) -> Result<(), String> {
+        let mut servers = self.machines.servers.iter_mut();
+        let server = servers.find(|server| server.port == port && server.group == group);
+        let server = server.ok_or_else(|| format!("port {port} has no server"))?;
+        let mut held = Held::of(&self.keeper, port, group);
         server
-            .connected(domain, socket, &mut Held { keeper, port })
+            .devices
+            .connected(domain, socket, &mut held)
             .map_err(|e| e.to_string())
     }
 
     /// A device server has something to do.
     pub(super) fn serve_devices(&mut self, index: u32) {
-        let keeper = &self.keeper;
-        if let Some((port, server)) = self.machines.servers.get_mut(index as usize) {
-            server.serve(&mut Held { keeper, port });
+        if let Some(server) = self.machines.servers.get_mut(index as usize) {
+            let mut held = Held::of(&self.keeper, &server.port, server.group);
+            server.devices.serve(&mut held);
         }
     }
 
@@ -285,9 +349,9 @@ impl Backend {
             }
             door.accepted = 0;
         }
-        let keeper = &self.keeper;
-        for (port, server) in &mut self.machines.servers {
-            server.second(&mut Held { keeper, port });
+        for server in &mut self.machines.servers {
+            let mut held = Held::of(&self.keeper, &server.port, server.group);
+            server.devices.second(&mut held);
         }
     }
 }

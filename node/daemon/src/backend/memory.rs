@@ -1,6 +1,6 @@
 //! Construct memory as the back-end itself maps it: sets and queues.
 //!
-//! What lies in the pool in one piece is reached through the mapping of the whole pool. The rest is mapped by itself, a bounded number at a time, the least
+//! What lies in a group's pool in one piece is reached through the mapping of the whole pool. The rest is mapped by itself, a bounded number at a time, the least
 //! recently used given up first.
 #![allow(unsafe_code)] // Promising how long a mapping stays mapped.
 

@@ -106,8 +106,8 @@ struct Backend {
     machines: Machines,
     registry: Registry,
     stores: Stores,
-    /// The whole pool: sets and queues in it, and sleepers of space 0 to be woken on behalf of guests, are reached through it.
-    pool: Option<Mapping>,
+    /// The groups' whole pools: sets and queues in them, and sleepers of space 0 to be woken on behalf of guests, are reached through them.
+    pools: BTreeMap<u16, Mapping>,
     mappings: Mappings,
     later: Vec<(Instant, usize, Later)>,
     journal: Journal,

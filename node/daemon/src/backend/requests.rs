@@ -5,11 +5,13 @@ use super::behalf::Permitted;
 use crate::clients::{Event, Hello};
 use crate::process::pages;
 use rustix::fd::{AsFd, OwnedFd};
-use vshmem_port::store::{Reach, Serial};
+use vshmem_port::store::Serial;
 use vshmem_registry::{Command, Done};
 use vshmem_wire::request::Welcome;
 use vshmem_wire::stream::Connected;
-use vshmem_wire::{Credentials, Failure, Memory, Reply, Request, Status, VERSION, Verdict, Window};
+use vshmem_wire::{
+    Credentials, Failure, GroupInfo, Memory, Reply, Request, Status, VERSION, Verdict, Window,
+};
 
 /// A descriptor that goes with a reply: of which construct, and whether for writing.
 pub(super) type WithMemory = Option<(u64, bool)>;
@@ -220,7 +222,7 @@ impl Backend {
             Request::ForkPrepare => (self.fork_prepare(client, descriptors.pop()), Vec::new()),
             Request::AttachDomain { name, port } => {
                 match self.attach_domain(client, name, port, descriptors.pop()) {
-                    Ok((reply, pool)) => (Ok(reply), vec![pool]),
+                    Ok((reply, pools)) => (Ok(reply), pools),
                     Err(failure) => (Err(failure), Vec::new()),
                 }
             }
@@ -380,18 +382,18 @@ impl Backend {
     }
 
     fn status(&self) -> Status {
-        let pool_bytes = match self.stores.of(0).reach() {
-            Reach::Pool { bytes } => bytes,
-            Reach::PerConstruct => 0,
-        };
+        let group = self.registry.group();
+        let groups = (0..).zip(group.names()).map(|(number, name)| GroupInfo {
+            name: name.to_owned(),
+            pool_bytes: self.registry.pool_bytes(number),
+            used: self.registry.bytes_used_by(number),
+        });
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             restarts: self.restarts,
             uptime: pages::now().saturating_sub(self.since),
-            group: self.registry.group().name.clone(),
-            pool_bytes,
-            pool_used: self.registry.pool_used(),
+            groups: groups.collect(),
             quarantine: self.registry.bytes_quarantined(),
             domains: self.registry.domains(),
         }

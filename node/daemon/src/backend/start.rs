@@ -19,7 +19,7 @@ use anyhow::{Context, bail};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::BTreeMap;
 use std::time::Instant;
-use vshmem_port::store::{Reach, Serial, Store};
+use vshmem_port::store::{Reach, Serial};
 use vshmem_registry::{Command, Done, Effect, Registry};
 use vshmem_words::Mapping;
 
@@ -112,13 +112,17 @@ fn recall(config: &Config, log: Option<OwnedFd>) -> anyhow::Result<Past> {
     })
 }
 
-fn map_pool(store: &dyn Store) -> anyhow::Result<Option<Mapping>> {
-    let Reach::Pool { bytes } = store.reach() else {
-        return Ok(None);
-    };
-    let (fd, _) = store.descriptor(Serial(0), true).context("opening the pool")?;
-    let mapping = pages::map_for_ever(fd, bytes as usize).context("mapping the pool")?;
-    Ok(Some(mapping))
+/// Maps the pools of those groups that have one.
+fn map_pools(stores: &Stores) -> anyhow::Result<BTreeMap<u16, Mapping>> {
+    let mut pools = BTreeMap::new();
+    for (group, store) in stores.all() {
+        if let Reach::Pool { bytes } = store.reach() {
+            let (fd, _) = store.descriptor(Serial(0), true).context("opening a pool")?;
+            let mapping = pages::map_for_ever(fd, bytes as usize).context("mapping a pool")?;
+            pools.insert(group, mapping);
+        }
+    }
+    Ok(pools)
 }
 
 impl Backend {
@@ -151,7 +155,7 @@ impl Backend {
             next_guest: 1,
             machines: Machines::default(),
             registry,
-            pool: map_pool(stores.of(0))?,
+            pools: map_pools(&stores)?,
             stores,
             mappings: Mappings::default(),
             later: Vec::new(),

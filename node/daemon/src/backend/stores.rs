@@ -1,33 +1,29 @@
-//! The stores of the daemon's groups: that of group 0, and one of a file per construct for all the others.
+//! The stores of the daemon's groups, one each: a pool, or a file per construct.
 //!
-//! A construct's group says where its memory is; nothing is ever looked for in both places.
+//! A construct's group says where its memory is; nothing is ever looked for in two places.
 //!
 //! Files of constructs may take only a part of the descriptors that the daemon may have open, so that it can still take in connections when there
 //! are as many constructs as it can have.
 
-use crate::config::{Config, Memory};
+use crate::config::Config;
 use anyhow::Context;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::process::Resource;
 use std::collections::BTreeMap;
 use std::io;
 use vshmem_port::store::{Reach, Serial, Store};
+use vshmem_registry::Store as Shape;
 use vshmem_wire::{Extent, Kind};
 
-/// Before the names that group 0's store gives.
-const FIRST: &str = "memory/";
-/// Before those of the others.
-const FURTHER: &str = "groups/";
-
 /// Before the names of what a group's store has the keeper hold.
-fn prefix(group: u16) -> &'static str {
-    if group == 0 { FIRST } else { FURTHER }
+fn prefix(group: u16) -> String {
+    format!("memory/{group}/")
 }
 
 /// The stores.
 pub(super) struct Stores {
-    first: Box<dyn Store>,
-    further: Box<dyn Store>,
+    /// By the groups' numbers; there is one at least.
+    groups: Vec<Box<dyn Store>>,
     /// Constructs with a file of their own, and how many there may be.
     files: u64,
     most_files: u64,
@@ -44,19 +40,20 @@ fn most_files() -> u64 {
 impl Stores {
     /// Those of a former life, as far as the keeper held anything of them, else empty ones.
     pub(super) fn open(config: &Config, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<Self> {
-        let first = match config.group.memory {
-            Memory::Pool => vshmem_port_select::pool_store(config.group.pool).context("making the pool")?,
-            Memory::Memfd => vshmem_port_select::file_store(),
-        };
-        let further = vshmem_port_select::file_store();
+        let config = config.registry_group();
         let mut stores = Stores {
-            first,
-            further,
+            groups: Vec::new(),
             files: 0,
             most_files: most_files(),
         };
-        for (prefix, group) in [(FIRST, 0), (FURTHER, 1)] {
-            let names: Vec<String> = kept.keys().filter(|n| n.starts_with(prefix)).cloned().collect();
+        for (group, name) in (0..).zip(config.names()) {
+            stores.groups.push(match config.store_of(group) {
+                Shape::Pool { bytes } => vshmem_port_select::pool_store(bytes)
+                    .with_context(|| format!("making the pool of group {name}"))?,
+                Shape::PerConstruct => vshmem_port_select::file_store(),
+            });
+            let prefix = prefix(group);
+            let names: Vec<String> = kept.keys().filter(|n| n.starts_with(&prefix)).cloned().collect();
             for name in names {
                 if let Some(fd) = kept.remove(&name) {
                     let adopted = stores.of_mut(group).adopt(&name[prefix.len()..], fd);
@@ -113,29 +110,32 @@ impl Stores {
         Ok(gone.map(|name| format!("{}{name}", prefix(group))))
     }
 
+    /// Where a group's store stands: a number that is none's is the first's.
+    fn place(&self, group: u16) -> usize {
+        let place = usize::from(group);
+        if place < self.groups.len() { place } else { 0 }
+    }
+
     /// Where the memory of a group's constructs is.
     pub(super) fn of(&self, group: u16) -> &dyn Store {
-        if group == 0 {
-            self.first.as_ref()
-        } else {
-            self.further.as_ref()
-        }
+        self.groups[self.place(group)].as_ref()
     }
 
     /// The same, to change it.
     pub(super) fn of_mut(&mut self, group: u16) -> &mut dyn Store {
-        if group == 0 {
-            self.first.as_mut()
-        } else {
-            self.further.as_mut()
-        }
+        let place = self.place(group);
+        self.groups[place].as_mut()
+    }
+
+    /// The stores by the groups' numbers.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u16, &dyn Store)> {
+        (0..).zip(self.groups.iter().map(Box::as_ref))
     }
 
     /// What the keeper must hold, by name.
     pub(super) fn keep(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
-        let stores = [(FIRST, &self.first), (FURTHER, &self.further)];
-        stores.into_iter().flat_map(|(prefix, store)| {
-            let kept = store.keep().into_iter();
+        self.all().flat_map(|(group, store)| {
+            let (prefix, kept) = (prefix(group), store.keep().into_iter());
             kept.map(move |(name, fd)| (format!("{prefix}{name}"), fd))
         })
     }

@@ -1,15 +1,16 @@
 //! The configuration file as it is written. Every field may be left out; one that is not known is refused.
 
-use super::groups::{self, DomainGroups, GroupTable};
+use super::groups::{self, DomainGroups, First, GroupTable};
 use super::size::Size;
 use super::{Config, Domain, Memory};
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use vshmem_registry::{Quota, Uids};
 use vshmem_wire::Limits;
+use vshmem_wire::pool::MOST_BYTES;
 
 /// The port of domains of the host's kernel.
 const LOCAL: &str = "local";
@@ -260,10 +261,23 @@ impl File {
                 "domain {name:?} is there twice"
             );
         }
-        (config.more, config.memberships) =
-            groups::resolve(text, &config.group.name, self.groups, &of_domains)?;
+        let first = First {
+            name: &config.group.name,
+            pooled: config.group.memory == Memory::Pool,
+        };
+        (config.more, config.memberships) = groups::resolve(text, first, self.groups, &of_domains)?;
         Ok(config)
     }
+}
+
+/// Whether there can be a pool of so many bytes. The error goes on where the field was named.
+pub(super) fn check_pool(bytes: u64) -> Result<(), String> {
+    if (LEAST_POOL..=MOST_BYTES).contains(&bytes) && bytes.is_multiple_of(4096) {
+        return Ok(());
+    }
+    Err(format!(
+        "is {bytes} bytes: a multiple of 4096, 1M to 256T, is needed"
+    ))
 }
 
 impl Group {
@@ -282,10 +296,7 @@ impl Group {
                 group.memory == Memory::Pool,
                 "group.pool says how large the pool is, but group.memory is \"memfd\": there is none"
             );
-            ensure!(
-                pool >= LEAST_POOL && pool % 4096 == 0,
-                "group.pool is {pool} bytes: a multiple of 4096, at least 1M, is needed"
-            );
+            check_pool(pool).map_err(|why| anyhow!("group.pool {why}"))?;
             group.pool = pool;
         }
         group.closed = self.closed.unwrap_or(group.closed);

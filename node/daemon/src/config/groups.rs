@@ -1,13 +1,14 @@
 //! Groups beside the first, who is in them, and which keys a domain looks for where.
 //!
-//! Not for the first group's store and limits: see [`super::file`]. Mistakes are named by line and field.
+//! Not for the first group's memory and limits: see [`super::file`]. Mistakes are named by line and field.
 
-use super::file::{MemoryWord, UidsWord};
+use super::file::{MemoryWord, UidsWord, check_pool};
+use super::size::Size;
 use anyhow::{anyhow, bail, ensure};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
-use vshmem_registry::{Membership, MoreGroup, Route};
+use vshmem_registry::{Membership, MoreGroup, Route, Store};
 
 /// Most further groups.
 const MOST: usize = 1000;
@@ -19,6 +20,8 @@ pub(super) struct GroupTable {
     name: Spanned<String>,
     #[serde(default)]
     memory: Option<Spanned<MemoryWord>>,
+    #[serde(default)]
+    pool: Option<Spanned<Size>>,
     #[serde(default)]
     uids: Option<UidsWord>,
     #[serde(default)]
@@ -45,33 +48,64 @@ impl Text<'_> {
     }
 }
 
-/// Names of all groups; a group's number is its place.
-struct Names<'a>(Vec<&'a str>);
+/// The first group, as its own table says.
+pub(super) struct First<'a> {
+    pub(super) name: &'a str,
+    pub(super) pooled: bool,
+}
+
+/// Names of all groups, and whether they have a pool; a group's number is its place.
+struct Names<'a>(Vec<(&'a str, bool)>);
 
 impl Names<'_> {
     fn number(&self, name: &str) -> Option<u16> {
-        let place = self.0.iter().position(|known| *known == name)?;
+        let place = self.0.iter().position(|(known, _)| *known == name)?;
         u16::try_from(place).ok()
     }
 
     fn unknown(&self, name: &str) -> String {
+        let names: Vec<&str> = self.0.iter().map(|(name, _)| *name).collect();
         format!(
             "there is no group {name:?}; these there are: {}",
-            self.0.join(", ")
+            names.join(", ")
         )
+    }
+
+    fn has_pool(&self, number: u16) -> bool {
+        self.0.get(usize::from(number)).is_some_and(|(_, pooled)| *pooled)
+    }
+}
+
+/// Where the memory of a further group's constructs is.
+fn store(text: &Text<'_>, table: &GroupTable) -> anyhow::Result<Store> {
+    let name = table.name.get_ref();
+    let memory = table.memory.as_ref().map(Spanned::get_ref);
+    match (memory, &table.pool) {
+        (Some(MemoryWord::Memfd), Some(pool)) => {
+            let why = format!("groups.pool of {name:?}: groups.memory is \"memfd\": there is no pool");
+            Err(text.wrong(pool, why))
+        }
+        (Some(MemoryWord::Memfd) | None, None) => Ok(Store::PerConstruct),
+        (Some(MemoryWord::Pool), None) => Ok(Store::Pool { bytes: super::POOL }),
+        (_, Some(pool)) => {
+            let bytes = pool.get_ref().0;
+            check_pool(bytes).map_err(|why| text.wrong(pool, format!("groups.pool of {name:?} {why}")))?;
+            Ok(Store::Pool { bytes })
+        }
     }
 }
 
 /// The further groups, and the domains that are not just in the first one.
 pub(super) fn resolve(
     text: &str,
-    first: &str,
+    first: First<'_>,
     tables: Vec<GroupTable>,
     domains: &BTreeMap<String, DomainGroups>,
 ) -> anyhow::Result<(Vec<MoreGroup>, BTreeMap<String, Membership>)> {
     let text = Text(text);
     ensure!(tables.len() <= MOST, "groups: more than {MOST}");
-    let mut names = Names(vec![first]);
+    let mut names = Names(vec![(first.name, first.pooled)]);
+    let mut more = Vec::new();
     for table in &tables {
         let name = table.name.get_ref();
         if !crate::backend::is_domain_name(name) {
@@ -81,17 +115,15 @@ pub(super) fn resolve(
         if names.number(name).is_some() {
             return Err(text.wrong(&table.name, format!("groups.name: there are two groups {name:?}")));
         }
-        if let Some(memory) = &table.memory
-            && matches!(memory.get_ref(), MemoryWord::Pool)
-        {
-            let why = format!(
-                "groups.memory of {name:?}: only the first group, [group], can have a pool; further ones have \"memfd\""
-            );
-            return Err(text.wrong(memory, why));
-        }
-        names.0.push(name);
+        let store = store(&text, table)?;
+        names.0.push((name, store != Store::PerConstruct));
+        more.push(MoreGroup {
+            name: name.clone(),
+            store,
+            uids: table.uids.map_or_else(Default::default, Into::into),
+        });
     }
-    let members = members(&text, &tables, domains)?;
+    let members = members(&text, &tables)?;
     let mut memberships = BTreeMap::new();
     for (name, domain) in domains {
         let groups = groups_of(&text, &names, &tables, &members, name, domain)?;
@@ -104,22 +136,13 @@ pub(super) fn resolve(
         memberships.insert((*name).to_owned(), Membership { groups, routes });
     }
     memberships.retain(|_, m| m.groups != [0] || !m.routes.is_empty());
-    let more = tables.iter().map(|table| MoreGroup {
-        name: table.name.get_ref().clone(),
-        uids: table.uids.map_or_else(Default::default, Into::into),
-    });
-    let more = more.collect();
     Ok((more, memberships))
 }
 
 /// Which groups name a domain among their members, and where in the file.
 type Members<'a> = BTreeMap<&'a str, BTreeMap<u16, &'a Spanned<String>>>;
 
-fn members<'a>(
-    text: &Text<'_>,
-    tables: &'a [GroupTable],
-    domains: &BTreeMap<String, DomainGroups>,
-) -> anyhow::Result<Members<'a>> {
+fn members<'a>(text: &Text<'_>, tables: &'a [GroupTable]) -> anyhow::Result<Members<'a>> {
     let mut members = Members::new();
     for (group, table) in (1..).zip(tables) {
         for member in table.members.iter().flatten() {
@@ -130,20 +153,36 @@ fn members<'a>(
                     format!("groups.members: {name:?} is no name for a domain"),
                 ));
             }
-            if let Some(port) = domains.get(name).and_then(|d| d.guest.as_ref()) {
-                return Err(text.wrong(member, out_of_reach(table.name.get_ref(), name, port)));
-            }
             members.entry(name).or_default().insert(group, member);
         }
     }
     Ok(members)
 }
 
-fn out_of_reach(group: &str, domain: &str, port: &str) -> String {
-    format!(
-        "groups: {domain:?} is a guest (port {port:?}), which can be in the first group only: group {group:?} has a file per \
-         construct, which guests cannot reach"
-    )
+/// Whether a guest reaches the memory of all its groups.
+fn check_guest(names: &Names<'_>, groups: &[u16], domain: &str, port: &str) -> Result<(), String> {
+    let guest = format!("groups: {domain:?} is a guest (port {port:?})");
+    let of = |number: u16| names.0.get(usize::from(number)).map_or("", |(name, _)| *name);
+    // Of the first group that is said when the guest comes: a configuration may name guests that are not to come.
+    if let Some(group) = groups
+        .iter()
+        .find(|group| **group != 0 && !names.has_pool(**group))
+    {
+        return Err(format!(
+            "{guest}, and group {:?} has a file per construct, which guests cannot reach: give that group a pool, pool = \"256M\"",
+            of(*group)
+        ));
+    }
+    let most = vshmem_port_select::most_pools(port);
+    if groups.len() > most {
+        let all: Vec<&str> = groups.iter().map(|group| of(*group)).collect();
+        return Err(format!(
+            "{guest}, which can be shown {most} {}, and is in groups {}, with a pool each",
+            if most == 1 { "pool" } else { "pools" },
+            all.join(", ")
+        ));
+    }
+    Ok(())
 }
 
 /// The first group, and all that name the domain.
@@ -161,7 +200,14 @@ fn groups_of(
     domain: &DomainGroups,
 ) -> anyhow::Result<Vec<u16>> {
     let Some(wanted) = &domain.groups else {
-        return Ok(by_members(members, name));
+        let groups = by_members(members, name);
+        if let Some(port) = &domain.guest
+            && let Err(why) = check_guest(names, &groups, name, port)
+        {
+            let at = members.get(name).and_then(|of| of.values().next());
+            return Err(at.map_or_else(|| anyhow!(why.clone()), |at| text.wrong(at, &why)));
+        }
+        return Ok(groups);
     };
     let mut groups = Vec::new();
     for group in wanted {
@@ -173,9 +219,6 @@ fn groups_of(
         if groups.contains(&number) {
             let why = format!("domain {name:?}: groups: {:?} is there twice", group.get_ref());
             return Err(text.wrong(group, why));
-        }
-        if let (Some(port), true) = (&domain.guest, number > 0) {
-            return Err(text.wrong(group, out_of_reach(group.get_ref(), name, port)));
         }
         let table = usize::from(number).checked_sub(1).and_then(|i| tables.get(i));
         let listed = members.get(name).is_some_and(|of| of.contains_key(&number));
@@ -198,6 +241,12 @@ fn groups_of(
                 format!("groups.members: domain {name:?} has a list of groups, which does not name this one");
             return Err(text.wrong(at, why));
         }
+    }
+    if let Some(port) = &domain.guest
+        && let Err(why) = check_guest(names, &groups, name, port)
+    {
+        let at = wanted.last();
+        return Err(at.map_or_else(|| anyhow!(why.clone()), |at| text.wrong(at, &why)));
     }
     Ok(groups)
 }

@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) domains: BTreeMap<String, Domain>,
     /// For machines that somebody else starts.
     pub(crate) machines: Machines,
+    /// Identities of the groups' pools, by number: see [`Config::draw_identities`].
+    pub(crate) pool_ids: Vec<u64>,
 }
 
 /// What machines that somebody else starts are given.
@@ -130,7 +132,20 @@ impl Config {
                 },
                 vectors: 1,
             },
+            pool_ids: Vec::new(),
         }
+    }
+
+    /// Draws the identities of the groups' pools, once for all daemons that a keeper starts. Random, and told to a group's members alone, so that nobody else
+    /// can pass other memory off for the group's.
+    pub(crate) fn draw_identities(&mut self) -> std::io::Result<()> {
+        let draw = |_| {
+            let mut bytes = [0; 8];
+            rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+            Ok(u64::from_le_bytes(bytes))
+        };
+        self.pool_ids = (0..=self.more.len()).map(draw).collect::<std::io::Result<_>>()?;
+        Ok(())
     }
 
     /// From a file, if one is given. `runtime_dir` wins over what the file says.

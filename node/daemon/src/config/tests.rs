@@ -117,6 +117,24 @@ fn groups_and_routes_are_read() {
 }
 
 #[test]
+fn every_group_may_have_a_pool_and_a_guest_is_in_those_that_its_port_can_show() {
+    let text = "[[groups]]\nname = \"x\"\npool = \"64M\"\n[[groups]]\nname = \"y\"\nmemory = \"pool\"\n\
+                [[domain]]\nname = \"both\"\nport = \"ivshmem\"\ngroups = [\"default\", \"x\"]\n\
+                [[domain]]\nname = \"one\"\nport = \"uml\"\ngroups = [\"y\"]\n";
+    let group = read(&format!("{TWO}{text}")).unwrap().registry_group();
+    let stores: Vec<Store> = (0..4).map(|number| group.store_of(number)).collect();
+    let pool = |bytes| Store::Pool { bytes };
+    assert_eq!(
+        stores,
+        [pool(1 << 30), Store::PerConstruct, pool(64 << 20), pool(1 << 30)]
+    );
+    assert_eq!(
+        (group.groups_of("both"), group.groups_of("one")),
+        (&[0, 2][..], &[3][..])
+    );
+}
+
+#[test]
 fn mistakes_about_groups_are_named_by_line_and_field() {
     let says = |text: &str, words: &[&str]| {
         let said = complaint(&format!("{TWO}{text}"));
@@ -134,10 +152,13 @@ fn mistakes_about_groups_are_named_by_line_and_field() {
     says("[[groups]]\nname = \"default\"\n", &["line 5", "two groups"]);
     says("[[groups]]\nname = \"x y\"\n", &["line 5", "groups.name"]);
     says(
-        "[[groups]]\nname = \"x\"\nmemory = \"pool\"\n",
-        &["line 6", "groups.memory", "only the first"],
+        "[[groups]]\nname = \"x\"\nmemory = \"memfd\"\npool = \"1G\"\n",
+        &["line 7", "groups.pool", "no pool"],
     );
-    says("[[groups]]\nname = \"x\"\npool = \"1G\"\n", &["line 6", "`pool`"]);
+    says(
+        "[[groups]]\nname = \"x\"\npool = \"4K\"\n",
+        &["line 6", "groups.pool", "1M to"],
+    );
     says(
         "[[groups]]\nname = \"x\"\nmembers = [\"a/b\"]\n",
         &["line 6", "groups.members", "a/b"],
@@ -170,10 +191,15 @@ fn mistakes_about_groups_are_named_by_line_and_field() {
     let guest = "[[domain]]\nname = \"web\"\nport = \"uml\"\n";
     says(
         &format!("{guest}groups = [\"jobs\"]\n"),
-        &["line 7", "\"web\"", "guest", "first group only"],
+        &["line 7", "\"web\"", "guest", "file per construct", "pool ="],
     );
     let member = format!("[[groups]]\nname = \"x\"\nmembers = [\"web\"]\n{guest}");
-    says(&member, &["line 6", "\"web\"", "guest", "first group only"]);
+    says(&member, &["line 6", "\"web\"", "guest", "file per construct"]);
+    let pooled = "[[groups]]\nname = \"x\"\npool = \"64M\"\n";
+    says(
+        &format!("{pooled}{guest}groups = [\"x\", \"default\"]\n"),
+        &["line 10", "\"web\"", "shown 1 pool", "x, default"],
+    );
     let closed = "[[groups]]\nname = \"x\"\nmembers = [\"b\"]\n";
     says(
         &format!("{closed}{a}groups = [\"x\"]\n"),

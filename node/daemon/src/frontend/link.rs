@@ -2,13 +2,15 @@
 //!
 //! Whatever was not answered is kept, and sent again after the back-end was restarted; the registry carries nothing out twice.
 
-use super::{Connecting, Domain, Entry, Frontend};
+use super::{Connecting, Domain, Entry, Frontend, Windows};
 use crate::backend::set_window;
 use crate::clients::Event;
 use crate::process::reactor::{Ready, Token};
 use crate::process::stream::StreamError;
+use anyhow::Context;
 use rustix::fd::OwnedFd;
-use vshmem_wire::pool::PoolHeader;
+use std::collections::BTreeMap;
+use vshmem_wire::pool::{GroupPool, PoolHeader};
 use vshmem_wire::request::Welcome;
 use vshmem_wire::stream::Connected;
 use vshmem_wire::{Down, Failure, Reply, Up, VERSION, Verdict, Window};
@@ -109,8 +111,7 @@ impl Frontend {
                 name,
                 space,
                 seconds,
-                pool_bytes,
-                pool_id,
+                pools,
                 session,
                 keys,
             } => {
@@ -129,11 +130,7 @@ impl Frontend {
                     self.session = Some(session);
                     self.note(&Entry::Session { session });
                 }
-                let pool = PoolHeader {
-                    bytes: pool_bytes,
-                    id: pool_id,
-                };
-                self.welcomed(domain, &pool);
+                self.welcomed(domain, &pools);
             }
             Down::Refused { why } => self.end = Some(Err(format!("the back-end refuses: {why}"))),
             Down::Connected { tag, outcome } => {
@@ -173,14 +170,14 @@ impl Frontend {
     }
 
     /// The back-end knows this domain (again): now everything unanswered is asked (again).
-    fn welcomed(&mut self, domain: Domain, pool: &PoolHeader) {
+    fn welcomed(&mut self, domain: Domain, pools: &[GroupPool]) {
         self.greeting = false;
         if self.domain.is_none() {
             tracing::info!(domain = %domain.name, number = domain.number, space = domain.space, port = self.port.name(), "joined");
         }
         self.domain = Some(domain);
         if !self.sleepers.can_look() {
-            if let Err(e) = self.open_windows(pool) {
+            if let Err(e) = self.open_windows(pools) {
                 self.end = Some(Err(format!("the shared memory cannot be used: {e:#}")));
                 return;
             }
@@ -203,15 +200,27 @@ impl Frontend {
         self.sleepers.look();
     }
 
-    fn open_windows(&mut self, pool: &PoolHeader) -> anyhow::Result<()> {
-        self.port.choose(pool)?;
-        let (file, window) = self.port.window(true)?;
-        let bytes = match window {
-            Window::Direct => pool.bytes,
-            Window::Whole { bytes } => bytes,
-        };
-        self.sleepers.map(&file, bytes)?;
-        self.windows = Some(((file, window), self.port.window(false)?));
+    fn open_windows(&mut self, pools: &[GroupPool]) -> anyhow::Result<()> {
+        let headers: Vec<PoolHeader> = pools.iter().map(|pool| pool.header.clone()).collect();
+        self.port.choose(&headers)?;
+        let mut windows = BTreeMap::new();
+        for (place, pool) in pools.iter().enumerate() {
+            let of_group = || format!("the pool of group {}", pool.header.group);
+            let (file, window) = self.port.window(place, true).with_context(of_group)?;
+            let bytes = match window {
+                Window::Direct => pool.header.bytes,
+                Window::Whole { bytes } => bytes,
+            };
+            self.sleepers
+                .map(pool.number, &file, bytes)
+                .with_context(of_group)?;
+            let of_both = Windows {
+                both: (file, window),
+                reading: self.port.window(place, false).with_context(of_group)?,
+            };
+            windows.insert(pool.number, of_both);
+        }
+        self.windows = windows;
         Ok(())
     }
 
@@ -270,13 +279,13 @@ impl Frontend {
             Ok(Reply::Opened { memory, .. }) => memory.as_ref(),
             _ => None,
         };
-        let Some(writable) = memory.map(|m| m.writable) else {
+        let Some((group, writable)) = memory.map(|m| (m.group, m.writable)) else {
             return (verdict, Vec::new());
         };
         let window = self
             .windows
-            .as_ref()
-            .map(|(both, reading)| if writable { both } else { reading });
+            .get(&group)
+            .map(|of| if writable { &of.both } else { &of.reading });
         let file = window.map(|(file, window)| (rustix::io::fcntl_dupfd_cloexec(file, 0), *window));
         match (verdict, file) {
             (Ok(mut reply), Some((Ok(file), window))) => {

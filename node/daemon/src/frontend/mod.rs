@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use vshmem_port::guest::GuestPort;
 use vshmem_wire::{Credentials, Request, Window};
 
-pub(crate) use start::{POOL, STREAM, run};
+pub(crate) use start::{POOLS, STREAM, run};
 
 /// What a front-end is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,14 @@ struct Domain {
     keys: Option<String>,
 }
 
+/// A pool's descriptors, and how they are mapped.
+#[derive(Debug)]
+struct Windows {
+    /// For reading and writing.
+    both: (OwnedFd, Window),
+    reading: (OwnedFd, Window),
+}
+
 /// A hello that waits for the back-end.
 #[derive(Debug)]
 struct Connecting {
@@ -105,8 +113,8 @@ struct Frontend {
     /// Forks under way, and their parents.
     forks: BTreeMap<u64, u32>,
     next_fork: u64,
-    /// The memory's descriptors, for reading and writing, and for reading.
-    windows: Option<((OwnedFd, Window), (OwnedFd, Window))>,
+    /// The pools by their groups' numbers.
+    windows: BTreeMap<u16, Windows>,
     sleepers: Sleepers,
     looks: Ticker,
     time: TimePage,

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 use vshmem_wire::pages::{ACTIVE_AT, ENTRY, EXPECTED_AT, SEQUENCE_AT, TICKETS, WATCHED_AT};
+use vshmem_wire::pool::split;
 use vshmem_words::{Mapping, Ordering, Words};
 
 /// Pause between two looks that nobody asked for.
@@ -21,7 +22,8 @@ const MOST_PER_CLIENT: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Sleepers {
     page: WaitPage,
-    pool: Option<Mapping>,
+    /// The groups' pools.
+    pools: BTreeMap<u16, Mapping>,
     owned: BTreeMap<u32, Vec<u32>>,
     free: Vec<u32>,
 }
@@ -31,7 +33,7 @@ impl Sleepers {
     pub(super) fn new(page: WaitPage) -> Self {
         Sleepers {
             page,
-            pool: None,
+            pools: BTreeMap::new(),
             owned: BTreeMap::new(),
             free: (1..TICKETS).rev().collect(),
         }
@@ -44,12 +46,12 @@ impl Sleepers {
 
     /// Whether the memory is mapped.
     pub(super) fn can_look(&self) -> bool {
-        self.pool.is_some()
+        !self.pools.is_empty()
     }
 
-    /// Maps the memory whose words are watched.
-    pub(super) fn map(&mut self, window: impl AsFd, bytes: u64) -> io::Result<()> {
-        self.pool = Some(map_for_ever(window, bytes as usize)?);
+    /// Maps a group's memory, whose words may be watched.
+    pub(super) fn map(&mut self, group: u16, window: impl AsFd, bytes: u64) -> io::Result<()> {
+        self.pools.insert(group, map_for_ever(window, bytes as usize)?);
         Ok(())
     }
 
@@ -97,10 +99,8 @@ impl Sleepers {
 
     /// Wakes whoever watches a word that has changed.
     pub(super) fn look(&self) {
-        if let Some(pool) = &self.pool {
-            for &ticket in self.owned.values().flatten() {
-                look_at(&self.page.words, pool, ticket);
-            }
+        for &ticket in self.owned.values().flatten() {
+            look_at(&self.page.words, &self.pools, ticket);
         }
     }
 }
@@ -109,14 +109,15 @@ fn at(ticket: u32) -> usize {
     ticket as usize * ENTRY
 }
 
-fn look_at(page: &Mapping, pool: &Mapping, ticket: u32) {
+fn look_at(page: &Mapping, pools: &BTreeMap<u16, Mapping>, ticket: u32) {
     let entry = at(ticket);
     // Acquire: pairs with the sleeper's release of the word that says it sleeps, so that what it watches is seen.
     if page.load32(entry + ACTIVE_AT, Ordering::Acquire) != 1 {
         return;
     }
     let expected = page.load32(entry + EXPECTED_AT, Ordering::Relaxed);
-    let Ok(watched) = usize::try_from(page.load64(entry + WATCHED_AT, Ordering::Relaxed)) else {
+    let (group, watched) = split(page.load64(entry + WATCHED_AT, Ordering::Relaxed));
+    let (Some(pool), Ok(watched)) = (pools.get(&group), usize::try_from(watched)) else {
         return;
     };
     let fits = watched % 4 == 0 && watched.checked_add(4).is_some_and(|end| end <= pool.len());
@@ -132,11 +133,12 @@ fn look_at(page: &Mapping, pool: &Mapping, ticket: u32) {
 mod tests {
     use super::*;
     use crate::process::pages::sealed_memfd;
+    use vshmem_wire::pool::place;
 
     fn sleepers() -> (Sleepers, Mapping) {
         let mut sleepers = Sleepers::new(WaitPage::new().unwrap());
         let pool = sealed_memfd("vshmem-test", 8192).unwrap();
-        sleepers.map(&pool, 8192).unwrap();
+        sleepers.map(0, &pool, 8192).unwrap();
         (sleepers, map_for_ever(&pool, 8192).unwrap())
     }
 
@@ -172,6 +174,25 @@ mod tests {
             (sequence(&sleepers, tickets[0]), sequence(&sleepers, tickets[1])),
             (1, 0)
         );
+    }
+
+    #[test]
+    fn words_are_watched_in_each_groups_pool() {
+        let (mut sleepers, first) = sleepers();
+        let file = sealed_memfd("vshmem-test", 4096).unwrap();
+        sleepers.map(3, &file, 4096).unwrap();
+        let second = map_for_ever(&file, 4096).unwrap();
+        let tickets = sleepers.lease(20, 3);
+        sleep(&sleepers, tickets[0], place(0, 64), 0);
+        sleep(&sleepers, tickets[1], place(3, 64), 0);
+        sleep(&sleepers, tickets[2], place(2, 64), 0);
+        let woken = |sleepers: &Sleepers| tickets.iter().map(|t| sequence(sleepers, *t)).collect::<Vec<_>>();
+        second.store32(64, 1, Ordering::Relaxed);
+        sleepers.look();
+        assert_eq!(woken(&sleepers), [0, 1, 0]);
+        first.store32(64, 1, Ordering::Relaxed);
+        sleepers.look();
+        assert_eq!(woken(&sleepers), [1, 2, 0]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ const DOOR: &str = "door";
 pub(super) const FORK: &str = "fork/";
 /// Descriptors of a front-end in a process of the host's kernel, given from outside.
 pub(crate) const STREAM: &str = "given/stream";
-pub(crate) const POOL: &str = "given/pool";
+pub(crate) const POOLS: &str = "given/pool/";
 /// The log is written anew when it has grown to this.
 const LOG_BYTES: u64 = 256 << 10;
 /// Connections of one user.
@@ -41,10 +41,16 @@ pub(crate) fn run(setup: Setup, handover: Handover) -> anyhow::Result<()> {
 }
 
 fn choose_port(setup: &Setup, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<Box<dyn GuestPort>> {
-    match (kept.remove(STREAM), kept.remove(POOL)) {
-        (Some(stream), Some(pool)) => Ok(vshmem_port_select::local_guest(stream, pool)),
-        _ => vshmem_port_select::guest(&setup.port),
-    }
+    let Some(stream) = kept.remove(STREAM) else {
+        return vshmem_port_select::guest(&setup.port);
+    };
+    let names: Vec<String> = kept
+        .keys()
+        .filter(|name| name.starts_with(POOLS))
+        .cloned()
+        .collect();
+    let pools = names.iter().filter_map(|name| kept.remove(name)).collect();
+    Ok(vshmem_port_select::local_guest(stream, pools))
 }
 
 /// Clients of a former life, as its log tells: pid, start time, and whether the program was replaced.
@@ -132,7 +138,7 @@ impl Frontend {
             requests: BTreeMap::new(),
             forks: BTreeMap::new(),
             next_fork: pages::now() << 20,
-            windows: None,
+            windows: BTreeMap::new(),
             sleepers: Sleepers::new(page),
             looks: clock::Ticker::new(LOOK).context("making a timer")?,
             time,

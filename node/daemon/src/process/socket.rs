@@ -9,7 +9,7 @@ use std::io;
 use std::mem::{MaybeUninit, size_of};
 
 /// Most descriptors that are taken from one datagram; the kernel drops the rest.
-const MOST_DESCRIPTORS: usize = 4;
+const MOST_DESCRIPTORS: usize = vshmem_wire::pool::MOST_POOLS;
 
 /// A received datagram; its bytes are at the start of the buffer given to [`receive`].
 #[derive(Debug, Default)]

@@ -24,23 +24,22 @@ fn attach(host: &mut Client, name: &str) -> Result<(OwnedFd, OwnedFd), Failure> 
 
 fn join(host: &mut Client, name: &str, options: &[&str]) -> Daemon {
     let (stream, pool) = attach(host, name).unwrap();
-    join_over(&stream, &pool, options)
+    join_over(&stream, &[&pool], options)
 }
 
-fn join_over(stream: &OwnedFd, pool: &OwnedFd, options: &[&str]) -> Daemon {
+/// Starts a front-end over a stream, with pools.
+pub(crate) fn join_over(stream: &OwnedFd, pools: &[&OwnedFd], options: &[&str]) -> Daemon {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Daemon::command();
     command
         .arg("join")
         .arg("--runtime-dir")
         .arg(dir.path().join("run"))
-        .args([
-            "--stream-fd",
-            &inheritable(stream),
-            "--pool-fd",
-            &inheritable(pool),
-        ])
+        .args(["--stream-fd", &inheritable(stream)])
         .args(options);
+    for pool in pools {
+        command.args(["--pool-fd", &inheritable(pool)]);
+    }
     Daemon::start(command, dir)
 }
 
@@ -416,7 +415,7 @@ fn a_hello_that_is_answered_twice_connects_nobody_twice() {
     let mut front_end = Played::new(ours.into());
 
     // The back-end takes longer than a second, so the front-end says its hello again; then both answers come.
-    let joining = std::thread::spawn(move || join_over(&theirs.into(), &pool, &[]));
+    let joining = std::thread::spawn(move || join_over(&theirs.into(), &[&pool], &[]));
     for _ in 0..2 {
         let hello: Up = front_end.hear();
         assert!(matches!(hello, Up::Hello { .. }), "{hello:?}");

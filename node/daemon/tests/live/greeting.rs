@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use vshmem_wire::pool::{GroupPool, PoolHeader};
 use vshmem_wire::stream::Connected;
 use vshmem_wire::{Down, Limits, Link, Up};
 
@@ -70,8 +71,14 @@ impl Back {
             name: "a".into(),
             space: 5,
             seconds: 1,
-            pool_bytes: POOL,
-            pool_id: 1,
+            pools: vec![GroupPool {
+                number: 0,
+                header: PoolHeader {
+                    bytes: POOL,
+                    id: 1,
+                    group: "default".into(),
+                },
+            }],
             session: 1,
             keys: None,
         });

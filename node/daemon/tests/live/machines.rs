@@ -169,15 +169,18 @@ fn a_domain_is_opened_while_the_daemon_runs_and_nothing_is_left_behind() {
     let mut daemon = Daemon::serve();
     let mut host = daemon.client();
     let doors = open(&mut host, "late").unwrap();
-    assert!(!doors.configured && doors.pool_bytes == 64 << 20 && doors.vectors == 1);
+    assert!(!doors.configured && doors.pools[0].pool.bytes == 64 << 20 && doors.vectors == 1);
     assert_eq!(open(&mut host, "late").unwrap(), doors, "asking again is fine");
-    let mode = std::fs::metadata(&doors.device).unwrap().permissions().mode();
+    let mode = std::fs::metadata(&doors.pools[0].device)
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!((mode & 0o777, doors.mode), (0o600, 0o600));
     for bad in ["host", "../x", ""] {
         assert_eq!(open(&mut host, bad).unwrap_err().errno, libc::EINVAL);
     }
     daemon.kill();
-    let device = UnixStream::connect(&doors.device).unwrap();
+    let device = UnixStream::connect(&doors.pools[0].device).unwrap();
     assert!(matches!(message(&device), Some((0, None))));
     daemon.stop();
     assert!(!daemon.dir().exists());

@@ -5,6 +5,7 @@
 //! | `hello` | who gets in, and what becomes of rubbish |
 //! | `constructs` | constructs between two clients, quotas, a full pool |
 //! | `death` | clients that die, daemons that are killed, a clean stop |
+//! | `pools` | a pool for each of several groups |
 //! | `machines` | sockets for machines that somebody else starts |
 //! | `qemu` | the same, with QEMU at them |
 //! | `greeting` | a front-end whose back-end answers at the wrong moment |
@@ -21,6 +22,7 @@ mod harness;
 mod hello;
 mod helper;
 mod machines;
+mod pools;
 mod qemu;
 #[path = "../../src/process/socket.rs"]
 #[allow(dead_code, unreachable_pub)]

@@ -53,7 +53,7 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> anyhow::Result<GuestSpec>
             "--timeout" => spec.timeout = Some(Duration::try_from_secs_f64(value.parse()?)?),
             "--pool" => {
                 let file = std::fs::File::options().read(true).write(true).open(&raw)?;
-                spec.pool = Some(file.into());
+                spec.pools.push(file.into());
             }
             "--service" => spec.services.push(Service {
                 argv: value.split_whitespace().map(OsString::from).collect(),

@@ -123,8 +123,8 @@ pub struct GuestSpec {
     pub env: Vec<(OsString, OsString)>,
     /// Whose rights the program has.
     pub user: User,
-    /// The pool to show to the guest, open for reading and writing.
-    pub pool: Option<OwnedFd>,
+    /// The pools to show to the guest, open for reading and writing.
+    pub pools: Vec<OwnedFd>,
     /// The guest's end of the control stream.
     pub control: Option<OwnedFd>,
     /// A network card.
@@ -167,7 +167,7 @@ impl GuestSpec {
             cwd: std::env::current_dir()?,
             env: std::env::vars_os().collect(),
             user: User::current()?,
-            pool: None,
+            pools: Vec::new(),
             control: None,
             network: None,
             binds: Vec::new(),
@@ -206,7 +206,7 @@ impl GuestSpec {
         });
         let start = Start {
             domain: self.domain.clone(),
-            pool: self.pool.is_some(),
+            pools: u16::try_from(self.pools.len()).unwrap_or(u16::MAX),
             address: self.network.as_ref().map(|network| network.address.octets()),
             argv: bytes(&self.argv),
             env: self
@@ -361,7 +361,7 @@ pub fn run(spec: GuestSpec) -> Result<Outcome, RunError> {
         cpus: spec.cpus,
         init: spec.init,
         init_args: vec![INIT_WORD.to_owned(), spec.port],
-        pool: spec.pool,
+        pools: spec.pools,
         control: spec.control,
         network: spec.network.map(|network| network.card),
         binds: start

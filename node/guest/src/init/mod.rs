@@ -77,8 +77,9 @@ fn serve(inside: &dyn Inside, line: &mut Line) -> anyhow::Result<()> {
     let Some(start) = wait_for_start(line)? else {
         return Ok(());
     };
-    if start.pool {
-        inside.check_pool().map_err(anyhow::Error::msg)?;
+    if start.pools > 0 {
+        let pools = usize::from(start.pools);
+        inside.check_pools(pools).map_err(anyhow::Error::msg)?;
     }
     let reaper = reaper::Reaper::new().context("listening to SIGCHLD")?;
     for note in mounts::root(inside, &start)? {

@@ -1,7 +1,9 @@
 //! Several groups: keys of their own, one space of ids, members, routes.
 
 use crate::group::*;
-use vshmem_registry::{Command, Done, Effect, GroupConfig, Membership, MoreGroup, Registry, Route, Uids};
+use vshmem_registry::{
+    Command, Done, Effect, GroupConfig, Membership, MoreGroup, Registry, Route, Store, Uids,
+};
 use vshmem_wire::request::Which;
 use vshmem_wire::{Kind, Request};
 
@@ -13,6 +15,7 @@ pub(crate) fn two_groups() -> GroupConfig {
     let mut config = config();
     config.more = vec![MoreGroup {
         name: "jobs".into(),
+        store: Store::PerConstruct,
         uids: Uids::Shared,
     }];
     let route = |first, last| Route {
@@ -195,8 +198,26 @@ fn effects_say_which_store_the_memory_is_in() {
 fn the_pool_counts_only_what_is_in_it() {
     let (mut g, both, ..) = three();
     g.shmget(both, ROUTED, 2 * POOL, CREAT | 0o600).unwrap();
-    assert_eq!((g.registry.bytes_used(), g.registry.pool_used()), (2 * POOL, 0));
+    let used = [0, 1].map(|group| g.registry.bytes_used_by(group));
+    assert_eq!((g.registry.bytes_used(), used), (2 * POOL, [0, 2 * POOL]));
     assert_eq!(g.shmget(both, 1, 2 * POOL, CREAT | 0o600), Err(ENOMEM));
+}
+
+#[test]
+fn every_group_may_have_a_pool_and_each_is_full_by_itself() {
+    let mut config = two_groups();
+    let bytes = 8 * PAGE;
+    config.more[0].store = Store::Pool { bytes };
+    let mut g = Group::with(config);
+    let domain = g.domain("both");
+    let both = g.process_in(domain, 1000);
+    let id = g.shmget(both, ROUTED, 7 * PAGE, CREAT | 0o600).unwrap();
+    assert!(matches!(g.effects[..], [Effect::Provide { group: 1, extent, .. }] if extent.offset == PAGE));
+    assert_eq!(g.shmget(both, ROUTED + 1, PAGE, CREAT | 0o600), Err(ENOMEM));
+    g.shmget(both, 1, PAGE, CREAT | 0o600).unwrap();
+    let sizes = [0, 1].map(|group| (g.registry.pool_bytes(group), g.registry.bytes_used_by(group)));
+    assert_eq!(sizes, [(POOL, PAGE), (bytes, 7 * PAGE)]);
+    assert_eq!(g.attach(both, id).unwrap().group, 1);
 }
 
 #[test]

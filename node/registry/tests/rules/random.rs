@@ -228,6 +228,8 @@ proptest! {
         both.routes[1].first = 2;
         let second = config.memberships["second"].clone();
         config.memberships = [("a".to_owned(), both), ("b".to_owned(), second)].into();
+        run(config.clone(), steps.clone())?;
+        config.more[0].store = Store::Pool { bytes: 64 << 10 };
         run(config, steps)?;
     }
 

@@ -89,7 +89,7 @@ impl Agent<'_> {
             }
             Ask::Rings => Ok(Told::Value(self.rings.len() as u64)),
             Ask::Echo(bytes) => Ok(Told::Echo(bytes)),
-            Ask::Window => self.port.window(false).map(|(_, window)| match window {
+            Ask::Window => self.port.window(0, false).map(|(_, window)| match window {
                 Window::Direct => Told::Value(0),
                 Window::Whole { bytes } => Told::Value(bytes),
             }),
@@ -108,7 +108,7 @@ impl Agent<'_> {
     }
 
     fn map(&mut self, writable: bool, extents: &[vshmem_wire::Extent]) -> anyhow::Result<Told> {
-        let (memory, window) = self.port.window(writable)?;
+        let (memory, window) = self.port.window(0, writable)?;
         let region = Region::map(memory, window, extents, writable)
             .with_context(|| format!("mapping {extents:?} through {window:?}"))?;
         self.regions.push(Some(region));

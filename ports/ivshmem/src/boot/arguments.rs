@@ -26,8 +26,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) initramfs: &'a OwnedFd,
     pub(crate) files: &'a OwnedFd,
     pub(crate) monitor: &'a OwnedFd,
-    /// Bytes of the pool.
-    pub(crate) pool: u64,
+    /// Bytes of each pool.
+    pub(crate) pools: Vec<u64>,
 }
 
 /// Virtual CPUs that a machine has.
@@ -108,13 +108,16 @@ fn devices(line: &mut Line, spec: &MachineSpec, parts: &Parts<'_>, placed: &str)
     }
     line.socket("files", parts.files);
     line.pair("-device", format!("vhost-user-fs-pci,chardev=files,tag={TAG}"));
-    if let Some(pool) = &spec.pool {
-        let (fd, bytes) = (pool.as_raw_fd(), parts.pool);
+    for (number, (pool, bytes)) in spec.pools.iter().zip(&parts.pools).enumerate() {
+        let fd = pool.as_raw_fd();
         line.pair(
             "-object",
-            format!("memory-backend-file,id=pool,share=on,mem-path=/proc/self/fd/{fd},size={bytes}{placed}"),
+            format!("memory-backend-file,id=pool{number},share=on,mem-path=/proc/self/fd/{fd},size={bytes}{placed}"),
         );
-        line.pair("-device", "ivshmem-plain,memdev=pool,master=off");
+        line.pair(
+            "-device",
+            format!("ivshmem-plain,id=shared{number},memdev=pool{number},master=off"),
+        );
     }
     if let Some(card) = &spec.network {
         line.pair(

@@ -96,7 +96,7 @@ impl Boot for QemuBoot {
 
     fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, BootError> {
         let (qemu, virtiofsd) = (qemu()?, virtiofsd()?);
-        let pool = check_sizes(&spec)?;
+        let pools = check_sizes(&spec)?;
         placement::check(&spec.special, spec.memory)?;
         let kernel =
             kernel::find_or_fetch(spec.special.kernel.as_deref()).map_err(|why| unsupported(&why))?;
@@ -118,7 +118,7 @@ impl Boot for QemuBoot {
             initramfs: &initramfs,
             files: &connection,
             monitor: &theirs,
-            pool,
+            pools,
         };
         let line = arguments(&spec, &parts)?;
         let child =
@@ -173,8 +173,8 @@ fn virtiofsd() -> Result<PathBuf, BootError> {
     })
 }
 
-/// Whether memory and pool can be had; gives the pool's size.
-fn check_sizes(spec: &MachineSpec) -> Result<u64, BootError> {
+/// Whether memory and pools can be had; gives the pools' sizes.
+fn check_sizes(spec: &MachineSpec) -> Result<Vec<u64>, BootError> {
     let unsupported = |text: String| Err(BootError::Unsupported(text));
     if spec.memory < MEMORY_MIN {
         return unsupported(format!(
@@ -185,15 +185,18 @@ fn check_sizes(spec: &MachineSpec) -> Result<u64, BootError> {
     if let Some(cpu) = spec.cpus.iter().find(|&&cpu| cpu >= CpuSet::MAX_CPU) {
         return unsupported(format!("CPU {cpu} is out of range"));
     }
-    let Some(pool) = &spec.pool else { return Ok(0) };
-    let found = rustix::fs::fstat(pool).map_err(|e| host("reading the pool's size")(e.into()))?;
+    spec.pools.iter().map(pool_bytes).collect()
+}
+
+fn pool_bytes(pool: &OwnedFd) -> Result<u64, BootError> {
+    let found = rustix::fs::fstat(pool).map_err(|e| host("reading a pool's size")(e.into()))?;
     let bytes = u64::try_from(found.st_size).unwrap_or(0);
     if bytes < POOL_MIN || !bytes.is_power_of_two() {
-        return unsupported(format!(
-            "the group's pool has {bytes} bytes, and a PCI device shows memory of a power of two, 1 MiB at least: set pool = \"{}M\" in the back-end's \
-             configuration",
+        return Err(BootError::Unsupported(format!(
+            "a pool of the domain's groups has {bytes} bytes, and a PCI device shows memory of a power of two, 1 MiB at least: set pool = \"{}M\" for that group \
+             in the back-end's configuration",
             bytes.max(POOL_MIN).next_power_of_two() >> 20
-        ));
+        )));
     }
     Ok(bytes)
 }
@@ -220,7 +223,8 @@ fn start_qemu(
         parts.files,
         parts.monitor,
     ];
-    kept.extend([&spec.control, &spec.network, &spec.pool].into_iter().flatten());
+    kept.extend([&spec.control, &spec.network].into_iter().flatten());
+    kept.extend(&spec.pools);
     spawn::spawn(&mut command, &kept, &spec.cpus)
 }
 

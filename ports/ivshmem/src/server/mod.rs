@@ -256,8 +256,8 @@ pub fn check_pool(bytes: u64) -> Result<(), String> {
     }
     let next = bytes.checked_next_power_of_two().unwrap_or(1 << 40);
     Err(format!(
-        "the pool has {bytes} bytes, and the memory of an ivshmem device is a power of two: start the back-end with --pool {next} (it is sparse: only what \
-         constructs use is taken)"
+        "the pool has {bytes} bytes, and the memory of an ivshmem device is a power of two: start the back-end with --pool {next}, or say so in its configuration \
+         (a pool is sparse: only what constructs use is taken)"
     ))
 }
 
