@@ -233,27 +233,11 @@ impl Drop for Machine {
     }
 }
 
-#[test]
-fn a_qemu_of_ones_own_joins_and_a_killed_back_end_is_nothing_to_it() {
-    let Some(kernel) = kernel() else {
-        println!("skipped: no kernel in the cache (`vshmem vm run --port qemu` fetches one)");
-        return;
-    };
-    if Command::new(QEMU).arg("--version").output().is_err() {
-        println!("skipped: {QEMU} is not installed");
-        return;
-    }
-    let place = tempfile::tempdir().expect("temporary folder");
-    let Some(root) = root(&kernel, place.path()) else {
-        return;
-    };
-    let config = place.path().join("vshmem.toml");
-    std::fs::write(&config, CONFIG).expect("written");
-    let daemon = Daemon::start_with(&["--config", config.to_str().expect("a plain name")]);
-    let initrd = place.path().join("root");
+/// QEMU with a kernel, the root and what `vm flags` prints.
+fn qemu(kernel: &Path, root: &[u8], place: &Path, daemon: &Daemon) -> Command {
+    let initrd = place.join("root");
     std::fs::write(&initrd, root).expect("written");
     std::fs::set_permissions(&initrd, std::fs::Permissions::from_mode(0o600)).expect("a mode");
-    let console = place.path().join("console");
     let mut command = Command::new(QEMU);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.args([
@@ -276,6 +260,28 @@ fn a_qemu_of_ones_own_joins_and_a_killed_back_end_is_nothing_to_it() {
             .ok(&["vm", "flags", "qemu", "--domain", "own"])
             .split_whitespace(),
     );
+    command
+}
+
+#[test]
+fn a_qemu_of_ones_own_joins_and_a_killed_back_end_is_nothing_to_it() {
+    let Some(kernel) = kernel() else {
+        println!("skipped: no kernel in the cache (`vshmem vm run --port qemu` fetches one)");
+        return;
+    };
+    if Command::new(QEMU).arg("--version").output().is_err() {
+        println!("skipped: {QEMU} is not installed");
+        return;
+    }
+    let place = tempfile::tempdir().expect("temporary folder");
+    let Some(root) = root(&kernel, place.path()) else {
+        return;
+    };
+    let config = place.path().join("vshmem.toml");
+    std::fs::write(&config, CONFIG).expect("written");
+    let daemon = Daemon::start_with(&["--config", config.to_str().expect("a plain name")]);
+    let mut command = qemu(&kernel, &root, place.path(), &daemon);
+    let console = place.path().join("console");
     let said = std::fs::File::create(&console).expect("a file");
     let child = command.stdin(Stdio::null()).stdout(said).spawn().expect("QEMU");
     let mut machine = Machine(child, console);

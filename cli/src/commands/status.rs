@@ -5,6 +5,7 @@ use crate::place::Place;
 use crate::table::{self, Head};
 use crate::text::human_size;
 use crate::trouble::Outcome;
+use vshmem_wire::Status;
 
 /// Shows the back-end, its domains and its groups.
 #[derive(Debug, clap::Args)]
@@ -20,34 +21,37 @@ pub(crate) struct StatusOptions {
     json: bool,
 }
 
+fn json(status: &Status, own: &str) -> serde_json::Value {
+    let domains: Vec<_> = status
+        .domains
+        .iter()
+        .map(|d| {
+            serde_json::json!({
+                "number": d.number, "name": d.name, "port": d.port, "up": d.up, "clients": d.clients,
+            })
+        })
+        .collect();
+    let groups = status.groups.iter().map(
+        |group| serde_json::json!({"name": group.name, "pool_bytes": group.pool_bytes, "used": group.used}),
+    );
+    let groups: Vec<_> = groups.collect();
+    let first = status.groups.first();
+    serde_json::json!({
+        "version": status.version, "pid": status.pid, "restarts": status.restarts, "uptime": status.uptime,
+        "group": first.map(|group| &group.name), "domain": own, "domains": domains, "groups": groups,
+        "pool": {
+            "bytes": first.map(|group| group.pool_bytes), "used": first.map(|group| group.used), "quarantine": status.quarantine,
+        },
+    })
+}
+
 /// Runs the command.
 pub(crate) fn run(options: &StatusOptions) -> Outcome {
     let mut connection = Connection::open(&options.place)?;
     let status = connection.status()?;
     let own = &connection.welcome.name;
     if options.json {
-        let domains: Vec<_> = status
-            .domains
-            .iter()
-            .map(|d| {
-                serde_json::json!({
-                    "number": d.number, "name": d.name, "port": d.port, "up": d.up, "clients": d.clients,
-                })
-            })
-            .collect();
-        let groups = status.groups.iter().map(|group| {
-            serde_json::json!({"name": group.name, "pool_bytes": group.pool_bytes, "used": group.used})
-        });
-        let groups: Vec<_> = groups.collect();
-        let first = status.groups.first();
-        let whole = serde_json::json!({
-            "version": status.version, "pid": status.pid, "restarts": status.restarts, "uptime": status.uptime,
-            "group": first.map(|group| &group.name), "domain": own, "domains": domains, "groups": groups,
-            "pool": {
-                "bytes": first.map(|group| group.pool_bytes), "used": first.map(|group| group.used), "quarantine": status.quarantine,
-            },
-        });
-        println!("{whole:#}");
+        println!("{:#}", json(&status, own));
         return Ok(0);
     }
     println!(

@@ -134,14 +134,32 @@ fn every_group_may_have_a_pool_and_a_guest_is_in_those_that_its_port_can_show() 
     );
 }
 
+/// What is said of a file that goes on so has these words.
+fn says(text: &str, words: &[&str]) {
+    let said = complaint(&format!("{TWO}{text}"));
+    for word in words.iter().chain(&["vshmem.toml"]) {
+        assert!(said.contains(word), "{word:?} is not in: {said}");
+    }
+}
+
+#[test]
+fn guests_in_groups_that_they_cannot_be_shown_are_named_by_line() {
+    let guest = "[[domain]]\nname = \"web\"\nport = \"uml\"\n";
+    says(
+        &format!("{guest}groups = [\"jobs\"]\n"),
+        &["line 7", "\"web\"", "guest", "file per construct", "pool ="],
+    );
+    let member = format!("[[groups]]\nname = \"x\"\nmembers = [\"web\"]\n{guest}");
+    says(&member, &["line 6", "\"web\"", "guest", "file per construct"]);
+    let pooled = "[[groups]]\nname = \"x\"\npool = \"64M\"\n";
+    says(
+        &format!("{pooled}{guest}groups = [\"x\", \"default\"]\n"),
+        &["line 10", "\"web\"", "shown 1 pool", "x, default"],
+    );
+}
+
 #[test]
 fn mistakes_about_groups_are_named_by_line_and_field() {
-    let says = |text: &str, words: &[&str]| {
-        let said = complaint(&format!("{TWO}{text}"));
-        for word in words.iter().chain(&["vshmem.toml"]) {
-            assert!(said.contains(word), "{word:?} is not in: {said}");
-        }
-    };
     let a = "[[domain]]\nname = \"a\"\n";
     let in_jobs = format!("{a}groups = [\"default\", \"jobs\"]\n");
     let route = |keys: &str, to: &str| format!("{in_jobs}routes = {{ {keys:?} = {to:?} }}\n");
@@ -187,18 +205,6 @@ fn mistakes_about_groups_are_named_by_line_and_field() {
     says(
         &format!("{in_jobs}{overlap}"),
         &["line 8", "routes", "overlaps with 0x10-0x20"],
-    );
-    let guest = "[[domain]]\nname = \"web\"\nport = \"uml\"\n";
-    says(
-        &format!("{guest}groups = [\"jobs\"]\n"),
-        &["line 7", "\"web\"", "guest", "file per construct", "pool ="],
-    );
-    let member = format!("[[groups]]\nname = \"x\"\nmembers = [\"web\"]\n{guest}");
-    says(&member, &["line 6", "\"web\"", "guest", "file per construct"]);
-    let pooled = "[[groups]]\nname = \"x\"\npool = \"64M\"\n";
-    says(
-        &format!("{pooled}{guest}groups = [\"x\", \"default\"]\n"),
-        &["line 10", "\"web\"", "shown 1 pool", "x, default"],
     );
     let closed = "[[groups]]\nname = \"x\"\nmembers = [\"b\"]\n";
     says(
