@@ -254,15 +254,16 @@ pub fn shm_info(info: &Info) -> ShmInfo {
 /// `seminfo`, by IPC_INFO or, with what is in use, by SEM_INFO.
 pub fn seminfo(info: &Info, in_use: bool) -> Seminfo {
     let limits = &info.limits;
-    let most = int(limits.semmns.into());
+    // Linux fills what it does not use with what the limits are at its start.
+    const MOST: i32 = 32_000 * 32_000;
     Seminfo {
-        semmap: most,
+        semmap: MOST,
         semmni: int(limits.semmni.into()),
-        semmns: most,
-        semmnu: most,
+        semmns: int(limits.semmns.into()),
+        semmnu: MOST,
         semmsl: int(limits.semmsl.into()),
         semopm: int(limits.semopm.into()),
-        semume: int(limits.semopm.into()),
+        semume: 500,
         semusz: if in_use { int(info.used.into()) } else { 20 },
         semvmx: 32767,
         semaem: if in_use { int(info.units) } else { 32767 },
@@ -272,16 +273,17 @@ pub fn seminfo(info: &Info, in_use: bool) -> Seminfo {
 /// `msginfo`, by IPC_INFO or, with what is in use, by MSG_INFO.
 pub fn msginfo(info: &Info, in_use: bool) -> Msginfo {
     let limits = &info.limits;
-    let bytes = int(limits.msgmnb.into());
-    let pool = u64::from(limits.msgmni) * u64::from(limits.msgmnb) / 1024;
+    // As above.
+    const BYTES: i32 = 16_384;
+    const POOL: i32 = 32_000 * (BYTES / 1024);
     Msginfo {
-        msgpool: if in_use { int(info.used.into()) } else { int(pool) },
-        msgmap: if in_use { int(info.units) } else { bytes },
+        msgpool: if in_use { int(info.used.into()) } else { POOL },
+        msgmap: if in_use { int(info.units) } else { BYTES },
         msgmax: int(limits.msgmax.into()),
-        msgmnb: bytes,
+        msgmnb: int(limits.msgmnb.into()),
         msgmni: int(limits.msgmni.into()),
         msgssz: 16,
-        msgtql: if in_use { int(info.bytes) } else { bytes },
+        msgtql: if in_use { int(info.bytes) } else { BYTES },
         msgseg: 0xffff,
         gap: 0,
     }

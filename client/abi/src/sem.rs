@@ -45,6 +45,8 @@ pub unsafe fn operate(
     count: usize,
     timeout: *const libc::timespec,
 ) -> Result<i32> {
+    // The kernel takes an unsigned int.
+    let count = count as u32 as usize;
     let time = match timeout.is_null() {
         true => None,
         false => Some(edge::read(timeout)?),
@@ -103,6 +105,10 @@ fn duration(time: libc::timespec) -> Result<Duration> {
 
 /// semctl(2). What `argument` is depends on the command, as in C: a union that arrives where a pointer would.
 pub fn control(id: i32, num: i32, command: i32, argument: *mut c_void) -> Result<i32> {
+    // Before all else, where nothing is named by it, too.
+    if id < 0 {
+        return Err(Errno::EINVAL);
+    }
     let runtime = Runtime::global();
     match command {
         GETVAL => runtime.sem_value(id, num),

@@ -23,6 +23,10 @@ pub fn takes_id(command: i32) -> bool {
 
 /// shmctl(2). What is read or written at `argument` depends on the command, as in C.
 pub fn control(id: i32, command: i32, argument: *mut c_void) -> Result<i32> {
+    // Before all else, where nothing is named by it, too.
+    if id < 0 {
+        return Err(Errno::EINVAL);
+    }
     let runtime = Runtime::global();
     match command {
         libc::IPC_RMID => runtime.remove(Kind::Shm, id).map(|()| 0),

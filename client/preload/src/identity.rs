@@ -1,12 +1,17 @@
-//! setuid(2) and its family: what was checked for the former user counts no more.
+//! setuid(2) and its family, and capset(2): what was checked for the former user counts no more.
 //!
 //! The daemon knows who a caller is by its connection, so after a change the runtime connects anew; constructs that are open are asked for again.
 #![allow(unsafe_code)] // C functions by name, called through pointers that dlsym gave.
 
 use crate::next::Next;
-use libc::{c_char, c_int, gid_t, size_t, uid_t};
+use libc::{c_char, c_int, c_void, gid_t, size_t, uid_t};
 use vshmem_abi::edge;
 use vshmem_runtime::Runtime;
+
+/// A system call by number made the process another user.
+pub(crate) fn changed_by_number() {
+    Runtime::global().identity_changed();
+}
 
 fn changed(result: c_int) -> c_int {
     if result == 0 {
@@ -46,4 +51,5 @@ changes! {
     setresgid SETRESGID c"setresgid" (real: gid_t, effective: gid_t, saved: gid_t);
     setgroups SETGROUPS c"setgroups" (count: size_t, groups: *const gid_t);
     initgroups INITGROUPS c"initgroups" (user: *const c_char, group: gid_t);
+    capset CAPSET c"capset" (header: *mut c_void, sets: *const c_void);
 }

@@ -1,7 +1,7 @@
 //! `syscall(SYS_semop, …)`: programs that go past libc's functions.
 //!
 //! libc's `syscall` is a few instructions, and callers rely on that (a clone through it returns on another stack). So this one is as short: the numbers of
-//! System V IPC go to [`system_v`], everything else straight to the kernel.
+//! System V IPC go to [`system_v`], those that make the process another user to [`who`], everything else straight to the kernel.
 #![allow(unsafe_code)] // Assembly; C functions by name.
 
 use std::ffi::{c_long, c_void};
@@ -20,6 +20,9 @@ unsafe extern "C" fn syscall() {
         "jbe 2f",
         "cmp rdi, 220", // semtimedop
         "je 2f",
+        "lea rax, [rdi - 105]", // setuid 105 and its family, up to capset 126
+        "cmp rax, 21",
+        "jbe 4f",
         "mov rax, rdi",
         "mov rdi, rsi",
         "mov rsi, rdx",
@@ -36,6 +39,9 @@ unsafe extern "C" fn syscall() {
         "3:",
         "mov rdi, rax",
         "jmp {failed}",
+        "4:",
+        "jmp {who}",
+        who = sym who,
         system_v = sym system_v,
         failed = sym failed,
     )
@@ -61,6 +67,42 @@ unsafe extern "C" {
 extern "C" fn failed(result: isize) -> c_long {
     edge::set_errno(-result as i32);
     -1
+}
+
+/// A system call about users, by number: made, and if it made the process another one, that is noticed.
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C" fn who(number: c_long, a: usize, b: usize, c: usize) -> c_long {
+    let result: isize;
+    // SAFETY: the program's own call, with its own arguments; the kernel changes these registers alone.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") a,
+            in("rsi") b,
+            in("rdx") c,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    if result < 0 {
+        return failed(result);
+    }
+    let changes = matches!(
+        number,
+        libc::SYS_setuid
+            | libc::SYS_setgid
+            | libc::SYS_setreuid
+            | libc::SYS_setregid
+            | libc::SYS_setgroups
+            | libc::SYS_setresuid
+            | libc::SYS_setresgid
+            | libc::SYS_capset
+    );
+    if changes {
+        crate::identity::changed_by_number();
+    }
+    result as c_long
 }
 
 /// A system call of System V IPC, by number.

@@ -86,26 +86,29 @@ pub(crate) struct Identity {
 pub(crate) struct User {
     uid: u32,
     gid: u32,
-    groups: u64,
+    privileges: u64,
     /// How often the process that this one stands in for may have become another user.
     wards: u32,
 }
 
 impl User {
-    /// A digest of the process's supplementary groups.
-    pub(crate) fn groups() -> u64 {
+    /// A digest of the process's supplementary groups and effective capabilities.
+    pub(crate) fn privileges() -> u64 {
         let groups = rustix::process::getgroups().unwrap_or_default();
         let mut hasher = std::hash::DefaultHasher::new();
         groups.iter().for_each(|group| group.as_raw().hash(&mut hasher));
+        if let Ok(sets) = rustix::thread::capabilities(None) {
+            sets.effective.bits().hash(&mut hasher);
+        }
         hasher.finish()
     }
 
-    /// Who the process is now, its groups as they were when their digest was made.
-    pub(crate) fn now(groups: u64) -> User {
+    /// Who the process is now, its privileges as they were when their digest was made.
+    pub(crate) fn now(privileges: u64) -> User {
         User {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
-            groups,
+            privileges,
             wards: crate::ward::changes(),
         }
     }

@@ -35,8 +35,8 @@ pub(crate) struct Settings {
 pub(crate) struct State {
     pub(crate) settings: Option<Settings>,
     connection: Option<Connection>,
-    /// A digest of the process's supplementary groups, as they last were.
-    groups: u64,
+    /// A digest of the process's supplementary groups and capabilities, as they last were.
+    privileges: u64,
     pub(crate) attachments: Attachments,
     pub(crate) segments: Pieces,
     numbers: Vec<u16>,
@@ -56,7 +56,7 @@ pub(crate) fn prepare_program(state: &mut State) {
     place::prepare();
     crate::clock::prepare();
     crate::world::set_spin(config::spin_micros());
-    state.groups = User::groups();
+    state.privileges = User::privileges();
     state.settings = Some(Settings {
         socket: config::socket_path(),
         domain: config::domain(),
@@ -70,7 +70,7 @@ impl State {
         State {
             settings: None,
             connection: None,
-            groups: 0,
+            privileges: 0,
             attachments: Attachments::new(),
             segments: Pieces::new(),
             numbers: Vec::new(),
@@ -112,7 +112,7 @@ impl State {
     /// The connection, made if need be, and made anew if the process has become another user.
     pub(crate) fn connected(&mut self) -> Result<&mut Connection> {
         let settings = self.settings.as_ref().ok_or(Errno::ENOSYS)?;
-        let user = User::now(self.groups);
+        let user = User::now(self.privileges);
         let old = self.connection.take();
         let gone_on = match old {
             Some(connection) if connection.user == user => Some(Ok(connection)),
@@ -160,7 +160,7 @@ impl State {
     fn again(&mut self, until: Option<Instant>) -> Result<()> {
         let settings = self.settings.as_ref().ok_or(Errno::ENOSYS)?;
         let until = until.unwrap_or_else(|| Instant::now() + settings.timeout);
-        let user = User::now(self.groups);
+        let user = User::now(self.privileges);
         let mut connection = self.connection.take().ok_or(Errno::ENOSYS)?;
         match connection.again(settings, user, until) {
             Ok(()) => {
@@ -243,9 +243,9 @@ impl State {
         }
     }
 
-    /// The user or the groups have changed.
+    /// The user, the groups or the capabilities have changed.
     pub(crate) fn identity_changed(&mut self) {
-        self.groups = User::groups();
+        self.privileges = User::privileges();
         process::next_epoch();
         let thread = thread::current();
         self.set_up_thread(thread);
@@ -298,7 +298,7 @@ impl State {
             settings.ward.forked();
         }
         if let (Some(end), Some(settings)) = (self.childs_end.take(), &self.settings)
-            && let Ok(connection) = Connection::of_child(end, settings, User::now(self.groups))
+            && let Ok(connection) = Connection::of_child(end, settings, User::now(self.privileges))
         {
             self.connection = Some(connection);
         }

@@ -97,7 +97,13 @@ impl Runtime {
             return Err(Errno::EINVAL);
         }
         user::readable(whole.first(longest()))?;
-        self.receive_and_write(id, into, msgtyp, flags)
+        // Linux cuts no copy: with MSG_NOERROR, one that does not fit has another error, that is all.
+        let cut = flags as u32 & MSG_NOERROR;
+        let received = self.receive_and_write(id, into, msgtyp, flags & !(cut as i32));
+        received.map_err(|errno| match errno {
+            Errno::E2BIG if cut != 0 => Errno::EINVAL,
+            other => other,
+        })
     }
 
     #[cold]

@@ -9,8 +9,9 @@ use crate::process;
 use crate::runtime::Runtime;
 use rustix::fd::AsFd;
 use rustix::mm::ProtFlags;
+use rustix::process::Resource;
 use std::ffi::c_void;
-use vshmem_wire::{Extent, Memory, Reply, Request};
+use vshmem_wire::{Extent, Kind, Memory, Reply, Request, Stat, StatBody};
 
 /// SHMLBA: what SHM_RND rounds down to.
 const SHMLBA: usize = 4096;
@@ -80,6 +81,7 @@ impl Runtime {
         let read_only = flags & libc::SHM_RDONLY != 0;
         let exec = flags & libc::SHM_EXEC != 0;
         let mut state = process::lock();
+        fits(&mut state, id, place)?;
         let request = Request::ShmAttach { id, read_only, exec };
         let (reply, descriptors) = state.request(&request, &[]).map_err(|f| Errno(f.errno))?;
         let Reply::Attached { memory, segsz } = reply else {
@@ -154,8 +156,35 @@ impl Runtime {
 
     /// SHM_LOCK, SHM_UNLOCK.
     pub fn shm_lock(&self, id: i32, on: bool) -> Result<()> {
-        self.ask_done(&Request::Lock { id, on })
+        let most = rustix::process::getrlimit(Resource::Memlock).current;
+        self.ask_done(&Request::Lock { id, on, most })
     }
+}
+
+/// ENOMEM if the process's address space is limited and has no room for the segment: then nothing shows that it was asked for.
+fn fits(state: &mut process::Locked, id: i32, place: Place) -> Result<()> {
+    let free = matches!(place, Place::Anywhere) && rustix::process::getrlimit(Resource::As).current.is_some();
+    if !free {
+        return Ok(());
+    }
+    let which = vshmem_wire::request::Which::Id(id);
+    let asked = state.ask(&Request::Stat {
+        kind: Kind::Shm,
+        which,
+    });
+    // Whatever else is wrong with it, attaching says so.
+    let Ok(Reply::Stat(Stat {
+        body: StatBody::Shm { segsz, .. },
+        ..
+    })) = asked
+    else {
+        return Ok(());
+    };
+    let bytes = usize::try_from(segsz).map_err(|_| Errno::ENOMEM)?;
+    let at = map::reserve(bytes.max(1).checked_next_multiple_of(4096).ok_or(Errno::ENOMEM)?)?;
+    // SAFETY: our reservation, which nobody knows of.
+    unsafe { map::release(at, bytes.max(1).next_multiple_of(4096)) };
+    Ok(())
 }
 
 /// Bytes of the whole pages that hold a segment.

@@ -195,6 +195,8 @@ pub enum Request {
         id: i32,
         /// Lock or unlock.
         on: bool,
+        /// The caller's RLIMIT_MEMLOCK: bytes that its user's locked segments may have together. None: any.
+        most: Option<u64>,
     },
     /// IPC_INFO, SHM_INFO and its like.
     Info {

@@ -5,10 +5,10 @@ use crate::holding::SHM_LOCKED;
 use crate::permission::READ;
 use crate::registry::{Effects, Registry};
 use crate::state::*;
-use crate::{Done, Effect, Sweep};
+use crate::{Done, Effect, PAGE, Sweep};
 use vshmem_ipc::lock::BACKEND;
 use vshmem_wire::request::Which;
-use vshmem_wire::{Failure, Kind, Pid, Reply, Stat, StatBody};
+use vshmem_wire::{Failure, Kind, Pid, Reply, Stat, StatBody, caps};
 
 /// Constructs in one answer to List.
 const PER_LIST: usize = 512;
@@ -130,9 +130,33 @@ impl Registry {
         Ok(Done::Reply(Reply::Done))
     }
 
-    pub(crate) fn lock(&mut self, client: u32, id: i32, on: bool) -> Result<Done, Failure> {
+    pub(crate) fn lock(
+        &mut self,
+        client: u32,
+        id: i32,
+        on: bool,
+        most: Option<u64>,
+    ) -> Result<Done, Failure> {
         let (serial, record, construct) = self.seen(client, Kind::Shm, id)?;
         self.check_lock(record, construct)?;
+        let bound = most.filter(|_| on && !self.capable(record, construct, caps::IPC_LOCK));
+        if bound == Some(0) {
+            return Err(Failure::errno(EPERM));
+        }
+        if let Some(most) = bound
+            && construct.perm.mode & SHM_LOCKED == 0
+        {
+            let pages = |construct: &Construct| construct.segsz().div_ceil(PAGE);
+            let locked: u64 = self
+                .constructs
+                .values()
+                .filter(|c| c.perm.mode & SHM_LOCKED != 0 && self.owns(record, c))
+                .map(pages)
+                .fold(0, u64::saturating_add);
+            if locked.saturating_add(pages(construct)) > most / PAGE {
+                return Err(Failure::errno(ENOMEM));
+            }
+        }
         if let Some(construct) = self.constructs.get_mut(&serial) {
             if on {
                 construct.perm.mode |= SHM_LOCKED;

@@ -33,7 +33,7 @@ impl Registry {
     }
 
     /// Whether the client has a capability that counts for the construct.
-    fn capable(&self, client: &Client, construct: &Construct, capability: u8) -> bool {
+    pub(crate) fn capable(&self, client: &Client, construct: &Construct, capability: u8) -> bool {
         client.who.caps & capability != 0 && (!self.foreign(client, construct) || self.on_host(client))
     }
 

@@ -247,7 +247,7 @@ impl Registry {
                 qbytes,
             } => self.set(now, client, (kind, id), (uid, gid, mode), qbytes, fx),
             Request::Remove { kind, id } => self.remove(client, kind, id, fx),
-            Request::Lock { id, on } => self.lock(client, id, on),
+            Request::Lock { id, on, most } => self.lock(client, id, on, most),
             Request::LockStuck { kind, id, owner } => self.lock_stuck(client, kind, id, owner, fx),
             Request::Corrupt { kind, id, what } => self.corrupt(client, kind, id, what, fx),
             Request::OnBehalf { id, operation } => self.on_behalf(client, id, &operation),

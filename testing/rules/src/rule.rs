@@ -64,12 +64,14 @@ pub struct Step {
     pub expected: Option<String>,
 }
 
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 7] = [
     ("shm.rules", include_str!("../rules/shm.rules")),
     ("sem.rules", include_str!("../rules/sem.rules")),
     ("msg.rules", include_str!("../rules/msg.rules")),
     ("limits.rules", include_str!("../rules/limits.rules")),
     ("everywhere.rules", include_str!("../rules/everywhere.rules")),
+    ("manual.rules", include_str!("../rules/manual.rules")),
+    ("clones.rules", include_str!("../rules/clones.rules")),
 ];
 
 /// All rules, in the order of the files.

@@ -202,6 +202,7 @@ static void msg(const char *verb, char **w)
 static void perform(char **word, int count, char **argv);
 
 #include "raw.h"
+#include "settings.h"
 
 static void life(const char *verb, char **w, char **argv)
 {
@@ -240,7 +241,7 @@ static void life(const char *verb, char **w, char **argv)
 static void perform(char **word, int count, char **argv)
 {
 	const char *verb = word[0];
-	if (raw(verb, word + 1, count - 1, argv))
+	if (raw(verb, word + 1, count - 1, argv) || settings(verb, word + 1, count - 1, argv))
 		return;
 	if (!strncmp(verb, "shm", 3) || !strcmp(verb, "peek") || !strcmp(verb, "poke") || !strcmp(verb, "add") ||
 	    !strcmp(verb, "protect"))

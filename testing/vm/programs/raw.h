@@ -139,7 +139,8 @@ static int raw_shm(const char *verb, char **w)
 		if (shmctl(0, IPC_INFO, (struct shmid_ds *)&limits) < 0)
 			answer(-1);
 		else
-			say("= shmmin=%lu shmmni=%lu shmseg=%lu\n", limits.shmmin, limits.shmmni, limits.shmseg);
+			say("= shmmin=%lu shmmni=%lu shmseg=%lu shmmax=%lu shmall=%lu\n", limits.shmmin, limits.shmmni,
+			    limits.shmseg, limits.shmmax, limits.shmall);
 	} else if (!strcmp(verb, "shmusage")) {
 		if (shmctl(0, SHM_INFO, (struct shmid_ds *)&usage) < 0)
 			answer(-1);
@@ -200,14 +201,17 @@ static int raw_semctl(const char *verb, char **w, int count)
 		if (semctl(0, 0, IPC_INFO, arg) < 0)
 			answer(-1);
 		else
-			say("= semmni=%d semmsl=%d semopm=%d semvmx=%d\n", limits.semmni, limits.semmsl, limits.semopm,
-			    limits.semvmx);
+			say("= semmni=%d semmsl=%d semopm=%d semvmx=%d semmap=%d semmns=%d semmnu=%d semume=%d semusz=%d semaem=%d\n",
+			    limits.semmni, limits.semmsl, limits.semopm, limits.semvmx, limits.semmap, limits.semmns,
+			    limits.semmnu, limits.semume, limits.semusz, limits.semaem);
 	} else if (!strcmp(verb, "semusage")) {
 		arg.__buf = &limits;
 		if (semctl(0, 0, SEM_INFO, arg) < 0)
 			answer(-1);
 		else
-			say("= semusz=%d semaem=%d\n", limits.semusz, limits.semaem);
+			say("= semusz=%d semaem=%d semmni=%d semmsl=%d semmns=%d semopm=%d semvmx=%d semmap=%d semmnu=%d semume=%d\n",
+			    limits.semusz, limits.semaem, limits.semmni, limits.semmsl, limits.semmns, limits.semopm,
+			    limits.semvmx, limits.semmap, limits.semmnu, limits.semume);
 	} else {
 		return 0;
 	}
@@ -270,7 +274,8 @@ static int raw_msg(const char *verb, char **w)
 		if (msgctl(0, IPC_INFO, (struct msqid_ds *)&info) < 0)
 			answer(-1);
 		else
-			say("= msgmax=%d msgmnb=%d msgmni=%d\n", info.msgmax, info.msgmnb, info.msgmni);
+			say("= msgmax=%d msgmnb=%d msgmni=%d msgpool=%d msgmap=%d msgssz=%d msgtql=%d msgseg=%d\n", info.msgmax,
+			    info.msgmnb, info.msgmni, info.msgpool, info.msgmap, info.msgssz, info.msgtql, info.msgseg);
 	} else if (!strcmp(verb, "msgusage")) {
 		if (msgctl(0, MSG_INFO, (struct msqid_ds *)&info) < 0)
 			answer(-1);

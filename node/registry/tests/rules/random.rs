@@ -61,7 +61,8 @@ fn control() -> impl Strategy<Value = Request> {
             .prop_map(|(kind, id, uid, mode, qbytes)| Request::Set { kind, id, uid, gid: uid, mode, qbytes }),
         1 => (kind(), which).prop_map(|(kind, which)| Request::Stat { kind, which }),
         1 => (kind(), any::<u32>()).prop_map(|(kind, from)| Request::List { kind, from }),
-        1 => (id(), any::<bool>()).prop_map(|(id, on)| Request::Lock { id, on }),
+        1 => (id(), any::<bool>(), proptest::option::of(0u64..100_000))
+            .prop_map(|(id, on, most)| Request::Lock { id, on, most }),
         1 => (kind(), id(), prop_oneof![0u64..24, any::<u64>()])
             .prop_map(|(kind, id, owner)| Request::LockStuck { kind, id, owner }),
         1 => (kind(), id(), any::<String>()).prop_map(|(kind, id, what)| Request::Corrupt { kind, id, what }),

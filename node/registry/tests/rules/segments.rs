@@ -190,7 +190,10 @@ fn shm_lock_shows_in_the_mode_and_asks_for_owner_or_capability() {
     let mut g = Group::new();
     let (p, q, root) = (g.process(1000), g.process(1001), g.process(0));
     let id = g.shmget(p, 7, 100, CREAT | 0o666).unwrap();
-    let lock = |g: &mut Group, client, on| g.request(client, Request::Lock { id, on }).map(|_| ());
+    let lock = |g: &mut Group, client, on| {
+        g.request(client, Request::Lock { id, on, most: None })
+            .map(|_| ())
+    };
     assert_eq!(lock(&mut g, q, true), Err(EPERM));
     lock(&mut g, p, true).unwrap();
     assert_eq!(g.stat(p, Kind::Shm, id).unwrap().perm.mode, 0o2666);
