@@ -55,6 +55,9 @@ Port qemu needs QEMU, virtiofsd and root. It boots the kernel of --kernel or $VS
 distribution's archive into $XDG_CACHE_HOME/vshmem (once; nothing is installed). The guest has one virtual CPU, or as many as --cpus names. Where KVM runs no guests,
 software does, many times slower. $VSHMEM_QEMU names another QEMU, $VSHMEM_QEMU_OPTIONS gives it more options.
 
+Port xen needs dom0 of a Xen host, xl, its device model (qemu-system-xen) and root. It boots dom0's own kernel, or that of --kernel or $VSHMEM_KERNEL, paravirtualised
+($VSHMEM_XEN_TYPE=pvh: with hardware virtualisation). The guest has one virtual CPU, or as many as --cpus names, each pinned to its own.
+
 Exit status: the program's; 124 after a time-out, 125 if Vshmem or the guest is the reason that it did not run, 126 if it cannot be
 executed, 127 if it is not found.")]
 struct Run {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`store`] | how construct memory is made, reached and taken back, on the back-end's side |
 //! | [`boot`] | how a port starts a machine of its own, and what that machine's first process must know |
+//! | [`first_root`] | what a guest's kernel begins with, until the host's tree is there |
 //! | [`device`] | what a port serves to hypervisors that somebody else starts |
 //! | [`flags`] | what a port tells people to add to a virtual machine of their own |
 //! | [`guest`] | what a front-end inside a domain needs: its stream, its view of the memory |
@@ -15,6 +16,7 @@ pub mod boot;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod device;
+pub mod first_root;
 pub mod flags;
 pub mod guest;
 pub mod store;

@@ -3,7 +3,7 @@
 use vshmem_port::boot::{Boot, Inside};
 
 /// Ports that can start a machine of their own, by the names used with `--port`.
-pub const BOOTABLE: &[&str] = &["uml", "qemu"];
+pub const BOOTABLE: &[&str] = &["uml", "qemu", "xen"];
 
 /// The host's side of a port that can start machines.
 ///
@@ -13,6 +13,7 @@ pub fn boot(port: &str) -> anyhow::Result<Box<dyn Boot>> {
     match port {
         "uml" => Ok(Box::new(vshmem_port_uml::boot::UmlBoot::new())),
         "qemu" => Ok(Box::new(vshmem_port_ivshmem::boot::QemuBoot::new())),
+        "xen" => Ok(Box::new(vshmem_port_xen::boot::XenBoot::new())),
         _ => Err(cannot_boot(port)),
     }
 }
@@ -25,6 +26,7 @@ pub fn inside(port: &str) -> anyhow::Result<Box<dyn Inside>> {
     match port {
         "uml" => Ok(Box::new(vshmem_port_uml::inside::UmlInside)),
         "qemu" => Ok(Box::<vshmem_port_ivshmem::inside::QemuInside>::default()),
+        "xen" => Ok(Box::<vshmem_port_xen::inside::XenInside>::default()),
         _ => Err(cannot_boot(port)),
     }
 }

@@ -6,7 +6,7 @@ fail() {
     echo "xen-lab: $*"
     busybox poweroff -f
 }
-mount -t tmpfs run /run && mount -t tmpfs tmp /tmp && chmod 1777 /tmp
+mount -t tmpfs run /run || fail "memory for /run"
 mkdir -p /dev/pts /dev/shm /run/lock
 mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs shm /dev/shm && chmod 1777 /dev/shm

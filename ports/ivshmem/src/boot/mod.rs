@@ -3,7 +3,6 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `kernel` | finds the guest's kernel, or fetches one into the cache |
-//! | `initramfs` | what the kernel begins with |
 //! | `files` | the host's tree for the guest |
 //! | `accelerator` | whether KVM runs guests here |
 //! | `arguments` | QEMU's command line |
@@ -16,7 +15,6 @@
 mod accelerator;
 mod arguments;
 mod files;
-mod initramfs;
 mod kernel;
 mod monitor;
 mod placement;
@@ -36,8 +34,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use vshmem_port::boot::{Boot, BootError, Machine, MachineSpec};
-
-pub(crate) use initramfs::{FOLDER, HOST, INIT, MODULES};
+use vshmem_port::first_root;
 
 /// Names another QEMU than the one on the path.
 pub const PROGRAM_VARIABLE: &str = "VSHMEM_QEMU";
@@ -100,7 +97,7 @@ impl Boot for QemuBoot {
         placement::check(&spec.special, spec.memory)?;
         let kernel =
             kernel::find_or_fetch(spec.special.kernel.as_deref()).map_err(|why| unsupported(&why))?;
-        let initramfs = initramfs::make(&kernel, &spec.init).map_err(|why| unsupported(&why))?;
+        let initramfs = first_root::make(&kernel.modules, &spec.init).map_err(|why| unsupported(&why))?;
         let accelerator = accelerator::find(&qemu);
         let (files, connection) = files::start(&virtiofsd, &spec.binds, &spec.cpus, &spec.console)
             .map_err(host("starting virtiofsd"))?;

@@ -1,31 +1,26 @@
-//! The root that the kernel begins with: the guest's first process, the libraries it needs, and the modules by which the host's tree is reached.
+//! The host's side: the archive, uncompressed cpio ("newc") in a file in memory.
 //!
-//! It is an uncompressed cpio archive ("newc") in a file in memory. The program is the very executable that goes on in the guest afterwards, without what only
-//! debuggers read. [`crate::inside`] is what runs from it.
+//! The program in it is the very executable that goes on in the guest afterwards, without what only debuggers read.
 
-use crate::boot::kernel::Kernel;
-use crate::boot::spawn::bounded;
-use anyhow::Context;
+use super::{FOLDER, HOST, INIT, MODULES};
+use anyhow::{Context, ensure};
 use rustix::fd::OwnedFd;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-/// The folder by which the first process knows that it is here.
-pub(crate) const FOLDER: &str = "vshmem-boot";
-/// In it: the host's path of the first process.
-pub(crate) const INIT: &str = "init";
-/// In it: modules, in the order of their names.
-pub(crate) const MODULES: &str = "modules";
-/// The folder where the host's tree is mounted.
-pub(crate) const HOST: &str = "host";
+/// How long the dynamic linker may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The archive.
-pub(crate) fn make(kernel: &Kernel, init: &Path) -> anyhow::Result<OwnedFd> {
+/// The archive: `init`, what it needs, and `modules`, to be loaded in this order.
+///
+/// # Errors
+/// If one of the files cannot be read, or no memory is left.
+pub fn make(modules: &[PathBuf], init: &Path) -> anyhow::Result<OwnedFd> {
     let mut archive = Archive::default();
     for folder in ["dev", "proc", HOST] {
         archive.folder(Path::new(folder));
@@ -41,7 +36,7 @@ pub(crate) fn make(kernel: &Kernel, init: &Path) -> anyhow::Result<OwnedFd> {
     archive.file(Path::new("init"), loaded(&program));
     let folder = Path::new(FOLDER);
     archive.file(&folder.join(INIT), init.as_os_str().as_bytes());
-    for (index, module) in kernel.modules.iter().enumerate() {
+    for (index, module) in modules.iter().enumerate() {
         let bytes = fs::read(module).with_context(|| module.display().to_string())?;
         let name = module.file_name().unwrap_or_default().to_string_lossy();
         archive.file(&folder.join(MODULES).join(format!("{index:02}-{name}")), &bytes);
@@ -108,8 +103,7 @@ fn libraries(path: &Path, program: &[u8]) -> anyhow::Result<BTreeSet<PathBuf>> {
     };
     let mut command = Command::new(&linker);
     command.arg("--list").arg(path).env_clear();
-    let said = bounded(&mut command, Duration::from_secs(10))
-        .context("asking for the libraries of the first process")?;
+    let said = bounded(&mut command).context("asking for the libraries of the first process")?;
     let said = String::from_utf8_lossy(&said).into_owned();
     let mut found: BTreeSet<PathBuf> = said
         .lines()
@@ -118,6 +112,33 @@ fn libraries(path: &Path, program: &[u8]) -> anyhow::Result<BTreeSet<PathBuf>> {
         .collect();
     found.insert(linker);
     Ok(found)
+}
+
+/// Runs a command to its end, for some seconds at most; gives its standard output.
+fn bounded(command: &mut Command) -> anyhow::Result<Vec<u8>> {
+    let output = rustix::fs::memfd_create("vshmem-output", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut output = fs::File::from(output);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(Stdio::null())
+        .spawn()?;
+    let until = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if Instant::now() > until {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    ensure!(status.success(), "{status}");
+    let mut all = Vec::new();
+    output.rewind()?;
+    output.read_to_end(&mut all)?;
+    Ok(all)
 }
 
 /// A cpio archive under way.

@@ -1,0 +1,151 @@
+//! What a guest of Xen that [`crate::boot`] started calls things.
+//!
+//! The host's tree comes by Xen's own 9p, read-only; so does each folder that may be written to, by a device of its own. The program's streams are a *channel*: a
+//! console beside the first one.
+
+use anyhow::{Context, anyhow};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+use std::ffi::CString;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use vshmem_port::boot::Inside;
+use vshmem_port::first_root;
+
+/// The tag of the host's tree.
+pub(crate) const TAG: &str = "vshmem-host";
+/// How long a device may take to appear.
+const APPEAR: Duration = Duration::from_secs(15);
+/// Bytes of a 9p message.
+const MESSAGE: u32 = 256 << 10;
+
+/// The guest's side of the port.
+#[derive(Debug, Default)]
+pub struct XenInside {
+    stdio: OnceLock<PathBuf>,
+}
+
+impl Inside for XenInside {
+    fn arrive(&self) -> anyhow::Result<()> {
+        if first_root::is_here() {
+            return first_root::leave(mount_host);
+        }
+        // What lies there is the host's.
+        mount("sysfs", "/sys", "sysfs", MountFlags::empty(), None).context("mounting sysfs")
+    }
+
+    fn stdio_device(&self) -> &Path {
+        self.stdio.get_or_init(|| {
+            let found = patiently(|| last_console(Path::new("/sys")).filter(|path| opens(path)));
+            found.unwrap_or_else(|| PathBuf::from("/dev/hvc1"))
+        })
+    }
+
+    fn network_card(&self) -> &str {
+        "eth0"
+    }
+
+    fn check_pool(&self) -> Result<(), String> {
+        Err("a guest of Xen sees no pool: its constructs are granted to it one by one".to_owned())
+    }
+
+    fn module_folders(&self, release: &str) -> Vec<PathBuf> {
+        ["/lib/modules", "/usr/lib/modules"]
+            .iter()
+            .map(|root| Path::new(root).join(release))
+            .collect()
+    }
+
+    fn mount_host_folder(&self, folder: &Path, at: &Path) -> io::Result<()> {
+        // Nothing is kept here of what others may change.
+        Ok(mount_9p(&tag(folder), at, "mmap", MountFlags::empty())?)
+    }
+}
+
+/// The tag of a folder that may be written to.
+pub(crate) fn tag(folder: &Path) -> String {
+    let mut hasher = DefaultHasher::new();
+    folder.as_os_str().as_bytes().hash(&mut hasher);
+    format!("vshmem-{:016x}", hasher.finish())
+}
+
+fn mount_9p(tag: &str, at: &Path, cache: &str, flags: MountFlags) -> rustix::io::Result<()> {
+    let options = CString::new(format!(
+        "trans=xen,version=9p2000.L,msize={MESSAGE},cache={cache},access=client"
+    ))
+    .map_err(|_| Errno::INVAL)?;
+    mount(tag, at, "9p", flags, options.as_c_str())
+}
+
+fn mount_host(at: &Path) -> anyhow::Result<()> {
+    let mounted = patiently(|| match mount_9p(TAG, at, "loose", MountFlags::RDONLY) {
+        // The device is not there yet.
+        Err(Errno::NOENT | Errno::INVAL | Errno::NODEV) => None,
+        other => Some(other),
+    });
+    mounted
+        .ok_or_else(|| anyhow!("no 9p device shows the host's tree"))?
+        .context("mounting the host's tree by 9p")
+}
+
+/// The device of the last console: the first, number 0, is the kernel's and no entry here, and the others are numbered as they come.
+fn last_console(sys: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(sys.join("bus/xen/devices")).ok()?;
+    let consoles = entries
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.strip_prefix("console-").is_some_and(|number| number != "0")
+        })
+        .count();
+    (consoles > 0).then(|| PathBuf::from(format!("/dev/hvc{consoles}")))
+}
+
+/// A console's file is there before its other end is.
+fn opens(path: &Path) -> bool {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).is_ok()
+}
+
+/// Tries until something is found, for a bounded time.
+fn patiently<T>(mut found: impl FnMut() -> Option<T>) -> Option<T> {
+    let until = Instant::now() + APPEAR;
+    loop {
+        if let Some(it) = found() {
+            return Some(it);
+        }
+        if Instant::now() > until {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_programs_console_is_the_last() {
+        let sys = tempfile::tempdir().unwrap();
+        let devices = sys.path().join("bus/xen/devices");
+        assert_eq!(last_console(sys.path()), None);
+        for name in ["9pfs-0", "console-0", "console-1"] {
+            std::fs::create_dir_all(devices.join(name)).unwrap();
+        }
+        assert_eq!(last_console(sys.path()), Some(PathBuf::from("/dev/hvc1")));
+        std::fs::create_dir_all(devices.join("console-2")).unwrap();
+        assert_eq!(last_console(sys.path()), Some(PathBuf::from("/dev/hvc2")));
+    }
+
+    #[test]
+    fn folders_have_tags_of_their_own_that_are_short_enough() {
+        let (a, b) = (tag(Path::new("/a")), tag(Path::new("/b")));
+        assert!(a != b && a.len() < 32, "{a} {b}");
+    }
+}
