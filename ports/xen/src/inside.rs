@@ -50,7 +50,7 @@ impl Inside for XenInside {
         "eth0"
     }
 
-    fn check_pool(&self) -> Result<(), String> {
+    fn check_pools(&self, _: usize) -> Result<(), String> {
         Err("a guest of Xen sees no pool: its constructs are granted to it one by one".to_owned())
     }
 

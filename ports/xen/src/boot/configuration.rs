@@ -110,7 +110,7 @@ mod tests {
             cpus: cpus.to_vec(),
             init: "/init".into(),
             init_args: vec!["guest-init".to_owned(), "xen".to_owned()],
-            pool: None,
+            pools: Vec::new(),
             control: None,
             network: None,
             stdio: null(),

@@ -142,7 +142,7 @@ fn check_spec(spec: &MachineSpec) -> Result<(), BootError> {
         (spec.special.numa_node.is_some(), "gives a guest no NUMA node"),
         (spec.network.is_some(), "gives a guest no network card"),
         (
-            spec.pool.is_some(),
+            !spec.pools.is_empty(),
             "shows a guest no pool, and this back-end's group has one: its constructs would have to be granted one by one",
         ),
     ];
