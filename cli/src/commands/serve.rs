@@ -3,7 +3,7 @@
 use crate::text::parse_size;
 use crate::trouble::{Outcome, Trouble};
 use std::path::PathBuf;
-use vshmem_daemon::ServeOptions;
+use vshmem_daemon::{Memory, ServeOptions};
 
 /// Runs the back-end in the foreground, until Ctrl-C or SIGTERM.
 #[derive(Debug, clap::Args)]
@@ -28,7 +28,8 @@ pub(crate) struct Serve {
     /// Size of the pool [default: as the configuration says, else 1G]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pool: Option<u64>,
-    /// Where constructs lie: in one pool, which guests can join, or in a sealed memory file each, for this kernel's processes only
+    /// Where constructs lie: in one pool, which guests can join; in a sealed memory file each, for this kernel's processes only; or in pages
+    /// that are granted to guests one construct at a time
     #[arg(long, value_name = "KIND")]
     group_memory: Option<GroupMemory>,
 }
@@ -40,6 +41,8 @@ enum GroupMemory {
     Pool,
     /// A file each
     Memfd,
+    /// Pages granted to guests one construct at a time
+    Grants,
 }
 
 /// Runs the command.
@@ -48,7 +51,11 @@ pub(crate) fn run(options: &Serve) -> Outcome {
         config: options.config.clone(),
         runtime_dir: options.runtime_dir.clone(),
         pool: options.pool,
-        pooled: options.group_memory.map(|memory| memory == GroupMemory::Pool),
+        memory: options.group_memory.map(|memory| match memory {
+            GroupMemory::Pool => Memory::Pool,
+            GroupMemory::Memfd => Memory::Memfd,
+            GroupMemory::Grants => Memory::Grants,
+        }),
     };
     vshmem_daemon::serve(all).map_err(|error| Trouble::new("serve", format!("{error:#}")))?;
     Ok(0)

@@ -402,7 +402,7 @@ fn map_construct(memory: &Memory, from: &OwnedFd, room: u64, before: Option<&Map
     unsafe {
         map::extents(
             region.base.wrapping_add(at as usize),
-            &memory.extents[done..],
+            &map::placed(memory)[done..],
             memory.window,
             from.as_fd(),
             protection,

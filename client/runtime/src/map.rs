@@ -66,7 +66,7 @@ unsafe fn one(
 ) -> Result<()> {
     let flags = MapFlags::SHARED | MapFlags::FIXED;
     match window {
-        Window::Direct => {
+        Window::Direct | Window::InOrder => {
             // SAFETY: promised by the caller.
             unsafe { mmap(at.cast(), bytes, protection, flags, from, extent.offset)? };
         }
@@ -96,6 +96,20 @@ unsafe fn one(
         }
     }
     Ok(())
+}
+
+/// Where the extents lie in the descriptor: there, where it was made for this mapping alone, one after another.
+pub(crate) fn placed(memory: &Memory) -> Vec<Extent> {
+    let mut behind = 0;
+    let mut place = |extent: &Extent| {
+        let offset = match memory.window {
+            Window::InOrder => behind,
+            Window::Direct | Window::Whole { .. } => extent.offset,
+        };
+        behind += extent.bytes;
+        Extent { offset, ..*extent }
+    };
+    memory.extents.iter().map(&mut place).collect()
 }
 
 /// Checks what a daemon said of memory; gives its length.

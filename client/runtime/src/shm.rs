@@ -51,7 +51,7 @@ fn place(address: *const c_void, flags: i32) -> Result<Place> {
 fn cut(memory: &Memory, bytes: usize) -> Vec<Extent> {
     let mut left = bytes as u64;
     let mut cut = Vec::with_capacity(memory.extents.len());
-    for extent in &memory.extents {
+    for extent in &map::placed(memory) {
         if left == 0 {
             break;
         }

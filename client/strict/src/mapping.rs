@@ -57,7 +57,7 @@ fn piece(
 ) -> Result<(), Failed> {
     let Extent { offset, bytes } = *extent;
     match window {
-        Window::Direct => {
+        Window::Direct | Window::InOrder => {
             let flags = libc::MAP_SHARED | libc::MAP_FIXED;
             mmap(held, at, bytes, protection, flags, from, offset)?;
         }

@@ -119,6 +119,44 @@ pub enum Window {
         /// Size of the device's memory.
         bytes: u64,
     },
+    /// Extent by extent, each whole and once, at offsets that follow one another in the order of the list: the descriptor was made for this mapping
+    /// alone. Children of a process do not inherit the mapping.
+    InOrder,
+}
+
+/// By which a domain maps pages that the back-end's machine grants it one by one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grants {
+    /// Who grants them, as the port numbers it.
+    pub from: u32,
+    /// References of the extents' pages in order, as runs: the first, and how many follow one another from there.
+    pub runs: Vec<(u32, u32)>,
+}
+
+impl Grants {
+    /// Appends a reference.
+    pub fn push(&mut self, reference: u32) {
+        match self.runs.last_mut() {
+            Some((first, count)) if first.checked_add(*count) == Some(reference) => *count += 1,
+            _ => self.runs.push((reference, 1)),
+        }
+    }
+
+    /// How many references there are.
+    pub fn len(&self) -> u64 {
+        self.runs.iter().map(|(_, count)| u64::from(*count)).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All references, in order.
+    pub fn references(&self) -> impl Iterator<Item = u32> + '_ {
+        let one = |&(first, count): &(u32, u32)| (0..count).map(move |at| first.wrapping_add(at));
+        self.runs.iter().flat_map(one)
+    }
 }
 
 /// Where a construct's pages are. One descriptor travels with it.
@@ -132,6 +170,8 @@ pub struct Memory {
     pub extents: Vec<Extent>,
     /// Whether the descriptor is open for writing.
     pub writable: bool,
+    /// Between back-end and front-end, where pages are granted one by one.
+    pub grants: Option<Grants>,
 }
 
 impl Memory {

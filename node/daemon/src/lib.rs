@@ -21,7 +21,7 @@ mod keeper;
 mod process;
 mod sockets;
 
-pub use config::parse_size;
+pub use config::{Memory, parse_size};
 pub use sockets::{DOMAINS, MAIN, runtime_dir};
 
 use anyhow::Context;
@@ -40,8 +40,8 @@ pub struct ServeOptions {
     pub runtime_dir: Option<PathBuf>,
     /// Size of the pool in bytes, over what the file says.
     pub pool: Option<u64>,
-    /// Whether constructs lie in one pool, which guests can join, or in a file each; over what the file says.
-    pub pooled: Option<bool>,
+    /// Where constructs lie, over what the file says.
+    pub memory: Option<Memory>,
 }
 
 /// What `vshmem join` is told.
@@ -96,12 +96,8 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     if let Some(pool) = options.pool {
         config.group.pool = pool;
     }
-    if let Some(pooled) = options.pooled {
-        config.group.memory = if pooled {
-            config::Memory::Pool
-        } else {
-            config::Memory::Memfd
-        };
+    if let Some(memory) = options.memory {
+        config.group.memory = memory;
     }
     config.draw_identities().context("drawing random numbers")?;
     start_logging(&config.log);

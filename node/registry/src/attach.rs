@@ -17,6 +17,7 @@ fn memory(construct: &Construct, writable: bool) -> Memory {
         window: Window::Direct,
         extents: construct.extents.clone(),
         writable,
+        grants: None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a front-end inside a domain needs of its port.
 
 use rustix::fd::OwnedFd;
-use vshmem_wire::Window;
 use vshmem_wire::pool::PoolHeader;
+use vshmem_wire::{Memory, Window};
 
 /// A port, seen from inside a domain.
 pub trait GuestPort: Send {
@@ -33,4 +33,18 @@ pub trait GuestPort: Send {
     /// A pool as this domain reaches it, for a client, open for writing or not, and how to map it: the one at this place among those that were told. Before any
     /// was told, 0 is the only one there is.
     fn window(&self, pool: usize, writable: bool) -> anyhow::Result<(OwnedFd, Window)>;
+    /// Whether clients are given windows. Else each mapping has a descriptor of its own, by [`GuestPort::open`], and there are none.
+    fn has_window(&self) -> bool {
+        true
+    }
+    /// A descriptor for one mapping of what the back-end granted, and in `memory` how to map it.
+    ///
+    /// # Errors
+    /// If there is none to be had.
+    fn open(&self, memory: &mut Memory) -> anyhow::Result<OwnedFd> {
+        let (descriptor, window) = self.window(0, memory.writable)?;
+        memory.window = window;
+        memory.grants = None;
+        Ok(descriptor)
+    }
 }

@@ -7,7 +7,7 @@
 
 use rustix::fd::{BorrowedFd, OwnedFd};
 use std::io;
-use vshmem_wire::{Extent, Kind, Window};
+use vshmem_wire::{Extent, Grants, Kind, Memory, Window};
 
 /// Names a construct's memory for the store: unique as long as the memory exists, however often ids are reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +26,11 @@ pub enum Reach {
     },
     /// Each construct is reached by itself.
     PerConstruct,
+    /// Places are numbered throughout the group, as in a pool, but a domain reaches only the constructs that it is admitted to, by [`Store::grants`].
+    Granted {
+        /// Size of the group's memory.
+        bytes: u64,
+    },
 }
 
 /// Bytes of a page, everywhere.
@@ -57,6 +62,29 @@ pub trait Store: Send {
     fn admit(&mut self, serial: Serial, domain: Domain, writable: bool) -> io::Result<()>;
     /// No new mapping by the domain from now on. `true` when nothing of it is mapped there any more as far as the port can tell.
     fn revoke(&mut self, serial: Serial, domain: Domain) -> io::Result<bool>;
+    /// Told before anything is done for a domain: where grants are for machines, finds the one of that name, or with none this machine itself.
+    fn introduce(&mut self, _domain: Domain, _machine: Option<&str>) -> io::Result<()> {
+        Ok(())
+    }
+    /// By which a domain that was admitted maps the extents; None where there is nothing to be granted.
+    fn grants(
+        &self,
+        _serial: Serial,
+        _domain: Domain,
+        _extents: &[Extent],
+        _writable: bool,
+    ) -> io::Result<Option<Grants>> {
+        Ok(None)
+    }
+    /// A descriptor for a client on the host, and in `memory` how to map it. `memory` has the construct's extents and, where there are any, the host's
+    /// grants.
+    fn open(&self, serial: Serial, memory: &mut Memory) -> io::Result<OwnedFd> {
+        let (descriptor, window) = self.descriptor(serial, memory.writable)?;
+        memory.window = window;
+        Ok(descriptor)
+    }
+    /// The back-end stops for good: leaves nothing behind that would outlive its processes.
+    fn retire(&mut self) {}
     /// Gives the pages of an extent back, zeroed. Only after nobody maps them.
     fn release(&mut self, serial: Serial, extents: &[Extent]) -> io::Result<()>;
     /// Maps a construct's extents, one after another, into this process, and keeps `room` bytes of address space free behind them.

@@ -6,16 +6,21 @@ use vshmem_port::guest::GuestPort;
 use vshmem_port_ivshmem::guest::IvshmemGuest;
 use vshmem_port_local::LocalGuest;
 use vshmem_port_uml::guest::UmlGuest;
+use vshmem_port_xen::guest::XenGuest;
 
 /// What `vshmem join --port` takes.
-pub const GUESTS: &[&str] = &["auto", "local", "uml", "ivshmem"];
+pub const GUESTS: &[&str] = &["auto", "local", "uml", "ivshmem", "xen"];
 
 const LOCAL_NEEDS_NONE: &str = "containers and processes of the host need no front-end: give the container the daemon's runtime directory \
      (bind-mount it, and set VSHMEM_RUNTIME_DIR where its path differs), then `vshmem run` works there as on the host";
 
 /// Ports with a front-end of their own, in the order in which `auto` tries them.
-fn candidates() -> [Box<dyn GuestPort>; 2] {
-    [Box::new(UmlGuest), Box::<IvshmemGuest>::default()]
+fn candidates() -> [Box<dyn GuestPort>; 3] {
+    [
+        Box::new(UmlGuest),
+        Box::<IvshmemGuest>::default(),
+        Box::<XenGuest>::default(),
+    ]
 }
 
 /// The port called `name`, or with `auto` the first whose guest this machine is.
@@ -71,9 +76,10 @@ mod tests {
     #[test]
     fn refusals_say_what_to_do() {
         assert!(refusal("local").contains("need no front-end"));
-        assert!(refusal("carrier-pigeon").contains("auto, local, uml, ivshmem"));
+        assert!(refusal("carrier-pigeon").contains("auto, local, uml, ivshmem, xen"));
         assert!(refusal("uml").contains("no UML guest"));
         assert!(refusal("ivshmem").contains("no ivshmem device"));
+        assert!(refusal("xen").contains("does not run on Xen"));
         let all = refusal("auto");
         assert!(
             all.contains("uml:") && all.contains("ivshmem:") && all.contains("local:"),

@@ -1,8 +1,10 @@
 //! Where construct memory comes from, by shape: the back-end's side.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use vshmem_port::store::Store;
 use vshmem_port_local::{MemfdStore, PoolStore};
+use vshmem_port_xen::holder::GrantStore;
 
 /// One sparse file of `bytes` bytes for all constructs of a group, which guests can be shown whole.
 ///
@@ -10,6 +12,17 @@ use vshmem_port_local::{MemfdStore, PoolStore};
 /// If it cannot be made.
 pub fn pool_store(bytes: u64) -> io::Result<Box<dyn Store>> {
     Ok(Box::new(PoolStore::new(bytes)?))
+}
+
+/// Pages of this machine that are granted to other machines one construct at a time: `bytes` bytes at most, or with a former life's `record` what it had.
+///
+/// # Errors
+/// If this machine can grant nothing: the text says what is missing and what to do.
+pub fn grant_store(bytes: u64, record: Option<OwnedFd>) -> anyhow::Result<Box<dyn Store>> {
+    Ok(Box::new(match record {
+        Some(record) => GrantStore::again(record)?,
+        None => GrantStore::new(bytes)?,
+    }))
 }
 
 /// A file for each construct: processes of this kernel alone, each reaching only what it attached.

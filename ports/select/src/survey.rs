@@ -37,6 +37,8 @@ pub fn survey() -> Vec<Finding> {
         Finding::of("uml", "join as a guest", inside("uml")),
         Finding::of("qemu", "start guests", starts("qemu")),
         Finding::of("ivshmem", "join as a guest", inside("ivshmem")),
+        Finding::of("xen", "serve memory in grants", granting()),
+        Finding::of("xen", "join as a guest", inside("xen")),
     ]
 }
 
@@ -76,6 +78,12 @@ fn starts(port: &str) -> Result<String, String> {
         .check()
         .map(|()| format!("a guest can be started: `vshmem vm run --port {port}`"))
         .map_err(|why| why.to_string())
+}
+
+fn granting() -> Result<String, String> {
+    vshmem_port_xen::holder::check()
+        .map(|()| "this is dom0, with all that is needed: `vshmem serve --group-memory grants`".to_owned())
+        .map_err(|why| format!("{why:#}"))
 }
 
 fn inside(port: &str) -> Result<String, String> {

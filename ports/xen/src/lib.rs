@@ -4,9 +4,21 @@
 //! |---|---|
 //! | [`boot`], [`inside`] | start a guest on the host's own root, and what that guest must know |
 //! | [`here`] | what of Xen this machine has: whether it runs on Xen, as dom0 or as a guest, and with which devices |
+//! | [`devices`] | the calls of Linux's Xen devices |
+//! | [`xenstore`] | Xenstore, by the kernel's device |
+//! | [`holder`] | on the host: construct memory |
+//! | `map` | a descriptor for one mapping of granted pages |
+//! | [`line`] | the byte stream between a guest and dom0, over a granted page and an event channel |
+//! | [`guest`] | the stream and the memory, as a front-end inside a guest sees them |
 //!
 //! Nothing of Xen is needed to build it: what dom0 needs of Xen's libraries is loaded when it is used.
 
 pub mod boot;
+pub mod devices;
+pub mod guest;
 pub mod here;
+pub mod holder;
 pub mod inside;
+pub mod line;
+mod map;
+pub mod xenstore;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use vshmem_port::store::{Reach, Serial, Store};
 use vshmem_registry::{Command, Done};
 use vshmem_wire::pool::{self, GroupPool, HEADER_BYTES, PoolHeader};
-use vshmem_wire::{Down, Failure, Reply, Request, ShownPool, Up};
+use vshmem_wire::{Down, Failure, Reply, Request, ShownPool, Up, Verdict};
 
 /// Silence that is worth a line in the log.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -113,7 +113,11 @@ impl Backend {
                 .map(|(file, _)| file)
                 .map_err(|e| Failure::because(libc::ENOMEM, format!("a pool cannot be opened: {e}")))
         };
-        let files = pools.iter().map(open).collect::<Result<_, _>>()?;
+        let files = pools
+            .iter()
+            .filter(|pool| self.shows_whole(pool.number))
+            .map(open)
+            .collect::<Result<_, _>>()?;
         let domain = self.bring_in(name, port, stream)?;
         let shown = pools.into_iter().map(|pool| ShownPool {
             group: pool.header.group,
@@ -139,7 +143,7 @@ impl Backend {
         let mut pools = Vec::new();
         for &number in groups.groups_of(domain) {
             let group = groups.name_of(number).to_owned();
-            let Reach::Pool { bytes } = self.stores.of(number).reach() else {
+            let (Reach::Pool { bytes } | Reach::Granted { bytes }) = self.stores.of(number).reach() else {
                 let why = format!(
                     "the memory of group {group} is a file per construct, which a guest cannot reach: set memory = \"pool\" for it in the configuration"
                 );
@@ -162,10 +166,15 @@ impl Backend {
         Ok(pools)
     }
 
+    /// Whether a domain that reaches one construct of the group reaches them all.
+    fn shows_whole(&self, group: u16) -> bool {
+        matches!(self.stores.of(group).reach(), Reach::Pool { .. })
+    }
+
     /// The pools that a guest is told of, with their headers in place.
     fn labelled_pools(&self, domain: &str, port: &str) -> Result<Vec<GroupPool>, String> {
         let pools = self.pools_of(domain, port).map_err(|failure| failure.why)?;
-        for pool in &pools {
+        for pool in pools.iter().filter(|pool| self.shows_whole(pool.number)) {
             label_pool(self.stores.of(pool.number), &pool.header).map_err(|e| {
                 format!(
                     "the header of group {}'s pool cannot be written: {e}",
@@ -198,6 +207,11 @@ impl Backend {
             Done::Domain { number, space } => (number, space),
             other => return Err(surprise(&other)),
         };
+        if let Err(e) = self.stores.introduce(number, Some(&name)) {
+            let _ = self.apply(Command::DomainDown { domain: number });
+            let why = format!("the machine of domain {name:?} is not found: {e}");
+            return Err(Failure::because(libc::ENXIO, why));
+        }
         tracing::info!(domain = %name, number, space, %port, "a guest comes in");
         let mut guest = Guest::new(number, space, name, port, stream);
         guest.session = new_session().map_err(unusable)?;
@@ -293,14 +307,7 @@ impl Backend {
                 return self.tell(number, &Down::Connected { tag, outcome });
             }
             Up::Request { client, seq, body } => {
-                let body = match (self.is_of(client, domain), body) {
-                    (false, _) => Err(Failure::errno(libc::ESTALE)),
-                    (true, body) if is_not_for_guests(&body) => Err(Failure::because(
-                        libc::EPERM,
-                        "not a request for a guest's client",
-                    )),
-                    (true, body) => self.request(client, seq, body).0,
-                };
+                let body = self.guests_request(domain, client, seq, body);
                 return self.tell(number, &Down::Answer { client, seq, body });
             }
             Up::ForkPrepare { client, fork } => {
@@ -318,6 +325,18 @@ impl Backend {
             }
         }
         Ok(())
+    }
+
+    fn guests_request(&mut self, domain: u16, client: u32, seq: u64, body: Request) -> Verdict {
+        if !self.is_of(client, domain) {
+            return Err(Failure::errno(libc::ESTALE));
+        }
+        if is_not_for_guests(&body) {
+            let why = "not a request for a guest's client";
+            return Err(Failure::because(libc::EPERM, why));
+        }
+        let (verdict, memory) = self.request(client, seq, body);
+        self.with_grants(domain, verdict, memory)
     }
 
     fn is_of(&self, client: u32, domain: u16) -> bool {

@@ -46,7 +46,7 @@ use vshmem_registry::{Command, Done, Registry, Sweep};
 use vshmem_wire::Failure;
 use vshmem_words::Mapping;
 
-pub(crate) use requests::{check_version, is_domain_name, set_window};
+pub(crate) use requests::{check_version, is_domain_name, memory_of, set_window};
 pub(crate) use start::{HOST, run};
 
 /// The log is rewritten as a snapshot when it has grown to this, or to four snapshots, or has so many commands: a restart carries all of them out again

@@ -204,7 +204,11 @@ impl Backend {
             own_space: false,
         };
         match self.apply(command)? {
-            Done::Domain { number, .. } => Ok((number, wanted)),
+            Done::Domain { number, .. } => {
+                let introduced = self.stores.introduce(number, None);
+                introduced.map_err(|e| Failure::because(libc::EIO, format!("domain {wanted:?}: {e}")))?;
+                Ok((number, wanted))
+            }
             other => Err(surprise(&other)),
         }
     }
@@ -229,26 +233,58 @@ impl Backend {
             Request::OpenDomain { name, port } => (self.open_domain(client, &name, &port), Vec::new()),
             body => {
                 let (verdict, memory) = self.request(client, seq, body);
-                self.with_descriptor(verdict, memory)
+                self.with_descriptor(client, verdict, memory)
             }
         };
         self.clients
             .answer(&self.reactor, client, seq, verdict, fds, events);
     }
 
+    /// Adds to an answer for a guest by what it maps the construct's memory, where it must be granted.
+    pub(super) fn with_grants(&self, domain: u16, verdict: Verdict, memory: WithMemory) -> Verdict {
+        let (Ok(mut reply), Some((serial, writable))) = (verdict.clone(), memory) else {
+            return verdict;
+        };
+        let Some(group) = self.registry.construct(serial).map(|c| c.group) else {
+            return Err(Failure::errno(libc::EIDRM));
+        };
+        if let Some(memory) = memory_of(&mut reply) {
+            let granted = self
+                .stores
+                .of(group)
+                .grants(Serial(serial), domain, &memory.extents, writable);
+            memory.grants = granted.map_err(|e| {
+                Failure::because(
+                    libc::ENOMEM,
+                    format!("the construct's memory cannot be granted: {e}"),
+                )
+            })?;
+        }
+        Ok(reply)
+    }
+
     /// Adds the descriptor of a construct's memory to an answer.
-    fn with_descriptor(&self, verdict: Verdict, memory: WithMemory) -> (Verdict, Vec<OwnedFd>) {
+    fn with_descriptor(&self, client: u32, verdict: Verdict, memory: WithMemory) -> (Verdict, Vec<OwnedFd>) {
         let (Ok(mut reply), Some((serial, writable))) = (verdict.clone(), memory) else {
             return (verdict, Vec::new());
         };
         let Some(group) = self.registry.construct(serial).map(|c| c.group) else {
             return (Err(Failure::errno(libc::EIDRM)), Vec::new());
         };
-        match self.stores.of(group).descriptor(Serial(serial), writable) {
-            Ok((fd, window)) => {
-                set_window(&mut reply, window);
-                (Ok(reply), vec![fd])
-            }
+        let Some(memory) = memory_of(&mut reply) else {
+            return (Ok(reply), Vec::new());
+        };
+        memory.writable = writable;
+        let domain = self.registry.client(client).map_or(0, |c| c.domain);
+        let store = self.stores.of(group);
+        let opened = store
+            .grants(Serial(serial), domain, &memory.extents, writable)
+            .and_then(|grants| {
+                memory.grants = grants;
+                store.open(Serial(serial), memory)
+            });
+        match opened {
+            Ok(fd) => (Ok(reply), vec![fd]),
             Err(e) => {
                 let why = format!("the construct's memory cannot be opened: {e}");
                 (Err(Failure::because(libc::ENOMEM, why)), Vec::new())
@@ -408,12 +444,16 @@ pub(super) fn surprise(done: &Done) -> Failure {
 
 /// Says in a reply how the descriptor that goes with it is to be mapped.
 pub(crate) fn set_window(reply: &mut Reply, with: Window) {
-    let memory: Option<&mut Memory> = match reply {
+    if let Some(memory) = memory_of(reply) {
+        memory.window = with;
+    }
+}
+
+/// The memory that a reply tells of.
+pub(crate) fn memory_of(reply: &mut Reply) -> Option<&mut Memory> {
+    match reply {
         Reply::Attached { memory, .. } => Some(memory),
         Reply::Opened { memory, .. } => memory.as_mut(),
         _ => None,
-    };
-    if let Some(memory) = memory {
-        memory.window = with;
     }
 }

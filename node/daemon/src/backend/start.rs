@@ -252,6 +252,7 @@ impl Backend {
                 Ok(other) => bail!("domain {name:?}: {other:?}"),
                 Err(failure) => bail!("domain {name:?} cannot be made: {}", failure.why),
             };
+            self.stores.introduce(number, None)?;
             self.clients.add_door(&self.reactor, fd)?;
             self.doors.push(Door { name, number, main });
         }
@@ -365,5 +366,6 @@ impl Backend {
             sockets::remove(&path);
         }
         sockets::clear(&self.config.runtime_dir, self.config.made_dir);
+        self.stores.retire();
     }
 }

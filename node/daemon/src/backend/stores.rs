@@ -1,11 +1,11 @@
-//! The stores of the daemon's groups, one each: a pool, or a file per construct.
+//! The stores of the daemon's groups, one each: a pool, a file per construct, or for the first one grants.
 //!
 //! A construct's group says where its memory is; nothing is ever looked for in two places.
 //!
 //! Files of constructs may take only a part of the descriptors that the daemon may have open, so that it can still take in connections when there
 //! are as many constructs as it can have.
 
-use crate::config::Config;
+use crate::config::{Config, Memory};
 use anyhow::Context;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::process::Resource;
@@ -40,6 +40,7 @@ fn most_files() -> u64 {
 impl Stores {
     /// Those of a former life, as far as the keeper held anything of them, else empty ones.
     pub(super) fn open(config: &Config, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<Self> {
+        let granted = config.group.memory == Memory::Grants;
         let config = config.registry_group();
         let mut stores = Stores {
             groups: Vec::new(),
@@ -48,6 +49,13 @@ impl Stores {
         };
         for (group, name) in (0..).zip(config.names()) {
             stores.groups.push(match config.store_of(group) {
+                Shape::Pool { bytes } if granted && group == 0 => {
+                    let prefix = prefix(group);
+                    let record = kept.keys().find(|name| name.starts_with(&prefix)).cloned();
+                    let record = record.and_then(|name| kept.remove(&name));
+                    vshmem_port_select::grant_store(bytes, record)
+                        .with_context(|| format!("memory of group {name} in grants"))?
+                }
                 Shape::Pool { bytes } => vshmem_port_select::pool_store(bytes)
                     .with_context(|| format!("making the pool of group {name}"))?,
                 Shape::PerConstruct => vshmem_port_select::file_store(),
@@ -125,6 +133,18 @@ impl Stores {
     pub(super) fn of_mut(&mut self, group: u16) -> &mut dyn Store {
         let place = self.place(group);
         self.groups[place].as_mut()
+    }
+
+    /// Tells all of them of a domain, by the name of its machine or, with none, as one of this machine.
+    pub(super) fn introduce(&mut self, domain: u16, machine: Option<&str>) -> io::Result<()> {
+        self.groups
+            .iter_mut()
+            .try_for_each(|store| store.introduce(domain, machine))
+    }
+
+    /// The back-end stops for good.
+    pub(super) fn retire(&mut self) {
+        self.groups.iter_mut().for_each(|store| store.retire());
     }
 
     /// The stores by the groups' numbers.

@@ -139,6 +139,7 @@ struct Group {
 pub(super) enum MemoryWord {
     Pool,
     Memfd,
+    Grants,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -288,12 +289,13 @@ impl Group {
         match self.memory {
             Some(MemoryWord::Memfd) => group.memory = Memory::Memfd,
             Some(MemoryWord::Pool) => group.memory = Memory::Pool,
+            Some(MemoryWord::Grants) => group.memory = Memory::Grants,
             None => {}
         }
         group.uids = self.uids.map_or(group.uids, Into::into);
         if let Some(Size(pool)) = self.pool {
             ensure!(
-                group.memory == Memory::Pool,
+                group.memory != Memory::Memfd,
                 "group.pool says how large the pool is, but group.memory is \"memfd\": there is none"
             );
             check_pool(pool).map_err(|why| anyhow!("group.pool {why}"))?;

@@ -80,13 +80,17 @@ impl Names<'_> {
 fn store(text: &Text<'_>, table: &GroupTable) -> anyhow::Result<Store> {
     let name = table.name.get_ref();
     let memory = table.memory.as_ref().map(Spanned::get_ref);
+    if let (Some(MemoryWord::Grants), Some(memory)) = (memory, &table.memory) {
+        let why = format!("groups.memory of {name:?}: only the first group, [group], can have grants");
+        return Err(text.wrong(memory, why));
+    }
     match (memory, &table.pool) {
         (Some(MemoryWord::Memfd), Some(pool)) => {
             let why = format!("groups.pool of {name:?}: groups.memory is \"memfd\": there is no pool");
             Err(text.wrong(pool, why))
         }
         (Some(MemoryWord::Memfd) | None, None) => Ok(Store::PerConstruct),
-        (Some(MemoryWord::Pool), None) => Ok(Store::Pool { bytes: super::POOL }),
+        (Some(MemoryWord::Pool | MemoryWord::Grants), None) => Ok(Store::Pool { bytes: super::POOL }),
         (_, Some(pool)) => {
             let bytes = pool.get_ref().0;
             check_pool(bytes).map_err(|why| text.wrong(pool, format!("groups.pool of {name:?} {why}")))?;

@@ -68,11 +68,13 @@ pub(crate) struct SocketConfig {
 
 /// Where construct memory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Memory {
+pub enum Memory {
     /// In one file, which guests see whole.
     Pool,
     /// In a file per construct: for processes of the host's kernel only.
     Memfd,
+    /// In pages that are granted to guests one construct at a time.
+    Grants,
 }
 
 /// The group.
@@ -163,7 +165,7 @@ impl Config {
     /// The registry's part.
     pub(crate) fn registry_group(&self) -> GroupConfig {
         let store = match self.group.memory {
-            Memory::Pool => Store::Pool {
+            Memory::Pool | Memory::Grants => Store::Pool {
                 bytes: self.group.pool,
             },
             Memory::Memfd => Store::PerConstruct,

@@ -3,7 +3,7 @@
 //! Whatever was not answered is kept, and sent again after the back-end was restarted; the registry carries nothing out twice.
 
 use super::{Connecting, Domain, Entry, Frontend, Windows};
-use crate::backend::set_window;
+use crate::backend::{memory_of, set_window};
 use crate::clients::Event;
 use crate::process::reactor::{Ready, Token};
 use crate::process::stream::StreamError;
@@ -203,12 +203,16 @@ impl Frontend {
     fn open_windows(&mut self, pools: &[GroupPool]) -> anyhow::Result<()> {
         let headers: Vec<PoolHeader> = pools.iter().map(|pool| pool.header.clone()).collect();
         self.port.choose(&headers)?;
+        if !self.port.has_window() {
+            self.sleepers.go_without();
+            return Ok(());
+        }
         let mut windows = BTreeMap::new();
         for (place, pool) in pools.iter().enumerate() {
             let of_group = || format!("the pool of group {}", pool.header.group);
             let (file, window) = self.port.window(place, true).with_context(of_group)?;
             let bytes = match window {
-                Window::Direct => pool.header.bytes,
+                Window::Direct | Window::InOrder => pool.header.bytes,
                 Window::Whole { bytes } => bytes,
             };
             self.sleepers
@@ -273,7 +277,22 @@ impl Frontend {
     }
 
     /// Adds the descriptor of the shared memory to an answer that grants some.
-    fn with_descriptor(&self, verdict: Verdict) -> (Verdict, Vec<OwnedFd>) {
+    fn with_descriptor(&self, mut verdict: Verdict) -> (Verdict, Vec<OwnedFd>) {
+        if !self.port.has_window() {
+            let opened = verdict
+                .as_mut()
+                .ok()
+                .and_then(memory_of)
+                .map(|m| self.port.open(m));
+            return match opened {
+                None => (verdict, Vec::new()),
+                Some(Ok(file)) => (verdict, vec![file]),
+                Some(Err(why)) => {
+                    let why = format!("the shared memory cannot be handed out: {why:#}");
+                    (Err(Failure::because(libc::ENOMEM, why)), Vec::new())
+                }
+            };
+        }
         let memory = match &verdict {
             Ok(Reply::Attached { memory, .. }) => Some(memory),
             Ok(Reply::Opened { memory, .. }) => memory.as_ref(),

@@ -159,7 +159,7 @@ impl Frontend {
             Token::Clock => self.second(&mut events),
             Token::Look => {
                 self.looks.came();
-                self.sleepers.look();
+                self.sleepers.look_around();
             }
             // Only a back-end has these.
             Token::Machine(_) | Token::Device(_) => {}

@@ -3,6 +3,9 @@
 //! A sleeper writes which word it watches and for which value to go on sleeping (`vshmem_wire::pages`); whenever this domain is rung, and ten times a
 //! second as long as anybody has an entry, the watched words are compared and those that changed are woken. That one look covers lost bells, wakers
 //! that died, and scribbled words. Clients can write anything into the page: a wrong entry wakes nobody, or its owner too often.
+//!
+//! Where the port shows no memory as a whole, there is nothing to compare: then a ring wakes everybody who sleeps, and so does every tenth of those looks.
+//! Whoever is woken for nothing sees that by one load, and sleeps on.
 
 use crate::process::pages::{WaitPage, map_for_ever, wake_futex};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -18,12 +21,17 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// Most entries that one client may have.
 const MOST_PER_CLIENT: usize = 4096;
 
+/// Looks of which one wakes everybody, where nothing can be seen.
+const SELDOM: u32 = 10;
+
 /// The wait page and who has which entry.
 #[derive(Debug)]
 pub(super) struct Sleepers {
     page: WaitPage,
     /// The groups' pools.
     pools: BTreeMap<u16, Mapping>,
+    /// There are none to be seen, and this is so many looks that nobody asked for.
+    unseen: Option<u32>,
     owned: BTreeMap<u32, Vec<u32>>,
     free: Vec<u32>,
 }
@@ -34,6 +42,7 @@ impl Sleepers {
         Sleepers {
             page,
             pools: BTreeMap::new(),
+            unseen: None,
             owned: BTreeMap::new(),
             free: (1..TICKETS).rev().collect(),
         }
@@ -44,9 +53,14 @@ impl Sleepers {
         self.page.file()
     }
 
-    /// Whether the memory is mapped.
+    /// Whether it is known how to look.
     pub(super) fn can_look(&self) -> bool {
-        !self.pools.is_empty()
+        !self.pools.is_empty() || self.unseen.is_some()
+    }
+
+    /// There is no memory to be mapped whole.
+    pub(super) fn go_without(&mut self) {
+        self.unseen = Some(0);
     }
 
     /// Maps a group's memory, whose words may be watched.
@@ -97,11 +111,27 @@ impl Sleepers {
         !self.owned.is_empty()
     }
 
-    /// Wakes whoever watches a word that has changed.
+    /// Wakes whoever watches a word that has changed, as far as can be seen.
     pub(super) fn look(&self) {
+        let page = &self.page.words;
         for &ticket in self.owned.values().flatten() {
-            look_at(&self.page.words, &self.pools, ticket);
+            if self.unseen.is_none() {
+                look_at(page, &self.pools, ticket);
+            } else if sleeps(page, ticket) {
+                wake(page, ticket);
+            }
         }
+    }
+
+    /// A look that nobody asked for.
+    pub(super) fn look_around(&mut self) {
+        if let Some(looks) = &mut self.unseen {
+            *looks = looks.wrapping_add(1);
+            if !looks.is_multiple_of(SELDOM) {
+                return;
+            }
+        }
+        self.look();
     }
 }
 
@@ -109,10 +139,22 @@ fn at(ticket: u32) -> usize {
     ticket as usize * ENTRY
 }
 
+/// Whether the entry's owner says that it sleeps.
+fn sleeps(page: &Mapping, ticket: u32) -> bool {
+    // Acquire: pairs with the sleeper's release of the word that says it sleeps, so that what it watches is seen.
+    page.load32(at(ticket) + ACTIVE_AT, Ordering::Acquire) == 1
+}
+
+fn wake(page: &Mapping, ticket: u32) {
+    let entry = at(ticket);
+    let sequence = page.load32(entry + SEQUENCE_AT, Ordering::Relaxed);
+    page.store32(entry + SEQUENCE_AT, sequence.wrapping_add(1), Ordering::Release);
+    wake_futex(page, entry + SEQUENCE_AT);
+}
+
 fn look_at(page: &Mapping, pools: &BTreeMap<u16, Mapping>, ticket: u32) {
     let entry = at(ticket);
-    // Acquire: pairs with the sleeper's release of the word that says it sleeps, so that what it watches is seen.
-    if page.load32(entry + ACTIVE_AT, Ordering::Acquire) != 1 {
+    if !sleeps(page, ticket) {
         return;
     }
     let expected = page.load32(entry + EXPECTED_AT, Ordering::Relaxed);
@@ -124,9 +166,7 @@ fn look_at(page: &Mapping, pools: &BTreeMap<u16, Mapping>, ticket: u32) {
     if !fits || pool.load32(watched, Ordering::Acquire) == expected {
         return;
     }
-    let sequence = page.load32(entry + SEQUENCE_AT, Ordering::Relaxed);
-    page.store32(entry + SEQUENCE_AT, sequence.wrapping_add(1), Ordering::Release);
-    wake_futex(page, entry + SEQUENCE_AT);
+    wake(page, ticket);
 }
 
 #[cfg(test)]
@@ -193,6 +233,22 @@ mod tests {
         first.store32(64, 1, Ordering::Relaxed);
         sleepers.look();
         assert_eq!(woken(&sleepers), [1, 2, 0]);
+    }
+
+    #[test]
+    fn where_nothing_can_be_compared_a_ring_wakes_all_who_sleep() {
+        let (mut sleepers, _pool) = sleepers();
+        sleepers.go_without();
+        let tickets = sleepers.lease(20, 3);
+        sleep(&sleepers, tickets[0], 64, 0);
+        sleep(&sleepers, tickets[1], u64::MAX, 7);
+        sleepers.look();
+        let woken: Vec<u32> = tickets.iter().map(|t| sequence(&sleepers, *t)).collect();
+        assert_eq!(woken, [1, 1, 0]);
+        for _ in 0..2 * SELDOM {
+            sleepers.look_around();
+        }
+        assert_eq!(sequence(&sleepers, tickets[0]), 3);
     }
 
     #[test]

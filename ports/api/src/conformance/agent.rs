@@ -9,7 +9,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::SealFlags;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use vshmem_wire::{Link, Window};
+use vshmem_wire::{Link, Memory, Window};
 use vshmem_words::{Ordering, Words};
 
 /// An agent that hears nothing for so long ends: nothing is left running behind a check that died.
@@ -92,8 +92,9 @@ impl Agent<'_> {
             Ask::Window => self.port.window(0, false).map(|(_, window)| match window {
                 Window::Direct => Told::Value(0),
                 Window::Whole { bytes } => Told::Value(bytes),
+                Window::InOrder => Told::Failed("there is no window".to_owned()),
             }),
-            Ask::Map { writable, extents } => self.map(writable, &extents),
+            Ask::Map(memory) => self.map(memory),
             other => self.on_memory(other),
         };
         let answer = answer.unwrap_or_else(|why| Told::Failed(format!("{why:#}")));
@@ -107,10 +108,10 @@ impl Agent<'_> {
             .context("no such region")
     }
 
-    fn map(&mut self, writable: bool, extents: &[vshmem_wire::Extent]) -> anyhow::Result<Told> {
-        let (memory, window) = self.port.window(0, writable)?;
-        let region = Region::map(memory, window, extents, writable)
-            .with_context(|| format!("mapping {extents:?} through {window:?}"))?;
+    fn map(&mut self, mut memory: Memory) -> anyhow::Result<Told> {
+        let from = self.port.open(&mut memory)?;
+        let region = Region::map(from, memory.window, &memory.extents, memory.writable)
+            .with_context(|| format!("mapping {memory:?}"))?;
         self.regions.push(Some(region));
         Ok(Told::Region(self.regions.len() - 1))
     }

@@ -28,7 +28,7 @@ pub(super) fn memory(session: &mut Session<'_>) -> anyhow::Result<()> {
     let in_b = session.attach(&mut b, &shared, true)?;
     let all = match session.store.reach() {
         Reach::Pool { bytes } => vec![Extent { offset: 0, bytes }],
-        Reach::PerConstruct => shared.extents.clone(),
+        Reach::PerConstruct | Reach::Granted { .. } => shared.extents.clone(),
     };
     let region = session.attach_extents(&mut hostile, shared.serial, all, true)?;
     let sabotaged = hostile.value(Ask::Sabotage { region })?;
@@ -68,7 +68,7 @@ pub(super) fn memory(session: &mut Session<'_>) -> anyhow::Result<()> {
         differ(&strange_words, 0x5afe) == 0,
         "another group's memory was reached"
     );
-    if session.store.reach() == Reach::PerConstruct {
+    if !matches!(session.store.reach(), Reach::Pool { .. }) {
         ensure!(
             differ(&apart_words, 0xca1f) == 0,
             "a construct that was never handed over was reached"

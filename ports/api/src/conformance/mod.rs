@@ -11,11 +11,12 @@
 //! | `region` | memory as an agent maps it: the only unsafe code |
 //! | `agent` | the agent |
 //! | `session` | a check's own view: the store, the domains and what it asks of them |
-//! | `memory`, `stream`, `hostile` | the checks |
+//! | `memory`, `granted`, `stream`, `hostile` | the checks |
 //!
 //! Not for what constructs mean: no check knows of a semaphore.
 
 mod agent;
+mod granted;
 mod hostile;
 mod line;
 mod memory;
@@ -48,6 +49,10 @@ pub trait Domain {
     fn stream(&self) -> BorrowedFd<'_>;
     /// Gives it a descriptor that the store made for it, where the port does that from outside. A domain that reaches the pool by a device drops it.
     fn hand(&mut self, memory: OwnedFd, window: Window) -> anyhow::Result<()>;
+    /// The name by which the store finds its machine, where it must: see [`Store::introduce`].
+    fn name(&self) -> &str {
+        ""
+    }
     /// Ends it at once, without warning, as a crash would.
     fn kill(&mut self);
 }
@@ -81,6 +86,8 @@ pub const CHECKS: &[Check] = &[
     check("the_whole_pool_is_reached_and_its_size_known", memory::whole),
     check("memory_comes_back_zeroed", memory::zeroed),
     check("read_only_windows_refuse_writing", memory::read_only),
+    check("what_is_revoked_is_mapped_by_nobody_new", granted::revoked),
+    check("grants_of_others_map_nothing", granted::forged),
     check("a_thousand_rings_arrive_each_once_or_more", stream::rings),
     check("messages_of_every_size_arrive_whole", stream::sizes),
     check("a_reader_that_sleeps_loses_nothing", stream::slow),

@@ -60,10 +60,13 @@ impl Region {
         // it is moved onto the reservation and the part before it is unmapped.
         unsafe {
             let target = self.words.base().add(at).cast();
+            let flags = MapFlags::SHARED | MapFlags::FIXED;
             match self.window {
                 Window::Direct => {
-                    let flags = MapFlags::SHARED | MapFlags::FIXED;
                     rustix::mm::mmap(target, bytes, protection, flags, fd, extent.offset)?;
+                }
+                Window::InOrder => {
+                    rustix::mm::mmap(target, bytes, protection, flags, fd, at as u64)?;
                 }
                 Window::Whole { .. } => {
                     let end = offset + bytes;

@@ -1,7 +1,7 @@
 //! What a check may tell an agent to do, and what it is told back. Each ask has a number, which comes back with the answer.
 
 use serde::{Deserialize, Serialize};
-use vshmem_wire::Extent;
+use vshmem_wire::Memory;
 
 /// How to add one to a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +17,8 @@ pub(super) enum Add {
 /// Check to agent. `region` is what [`Told::Region`] gave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Ask {
-    /// Map extents one after another: Region.
-    Map { writable: bool, extents: Vec<Extent> },
+    /// Map its extents one after another: Region.
+    Map(Memory),
     /// End a mapping: Done.
     Unmap { region: usize },
     /// Say how long the window is: Value, 0 where it is a file.

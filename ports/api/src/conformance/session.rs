@@ -7,7 +7,7 @@ use super::{Domain, Fixture};
 use crate::store::{Mapped, PAGE, Reach, Serial, Store};
 use anyhow::{Context, bail, ensure};
 use std::time::Duration;
-use vshmem_wire::{Extent, Kind, Link};
+use vshmem_wire::{Extent, Kind, Link, Memory, Window};
 use vshmem_words::Mapping;
 
 /// How long a domain may take to come up, a virtual machine included.
@@ -27,6 +27,8 @@ pub(super) struct Session<'a> {
     pub(super) store: Box<dyn Store>,
     serial: u64,
     free: u64,
+    /// Domains so far: they are numbered from 1 on.
+    domains: u16,
 }
 
 impl<'a> Session<'a> {
@@ -36,6 +38,7 @@ impl<'a> Session<'a> {
             store: fixture.new_store()?,
             serial: 0,
             free: 0,
+            domains: 0,
         })
     }
 
@@ -45,11 +48,16 @@ impl<'a> Session<'a> {
     }
 
     /// Starts a domain.
-    pub(super) fn domain(&self) -> anyhow::Result<Peer> {
+    pub(super) fn domain(&mut self) -> anyhow::Result<Peer> {
         let domain = self.fixture.start(&*self.store).context("starting a domain")?;
         rustix::io::ioctl_fionbio(domain.stream(), true)?;
+        self.domains += 1;
+        self.store
+            .introduce(self.domains, Some(domain.name()))
+            .context("introducing a domain to the store")?;
         let mut peer = Peer {
             domain,
+            as_numbered: self.domains,
             line: Line::new(Link::paced(std::process::id())),
             number: 0,
             rings: Vec::new(),
@@ -99,7 +107,7 @@ impl<'a> Session<'a> {
 
     /// Maps a construct into a domain.
     pub(super) fn attach(
-        &self,
+        &mut self,
         peer: &mut Peer,
         construct: &Construct,
         writable: bool,
@@ -109,24 +117,45 @@ impl<'a> Session<'a> {
 
     /// Maps extents, whatever lies there, into a domain.
     pub(super) fn attach_extents(
-        &self,
+        &mut self,
         peer: &mut Peer,
         serial: Serial,
         extents: Vec<Extent>,
         writable: bool,
     ) -> anyhow::Result<usize> {
-        let (memory, window) = self.store.descriptor(serial, writable)?;
-        peer.domain.hand(memory, window)?;
-        match peer.ask(Ask::Map { writable, extents })? {
+        let mut memory = Memory {
+            window: Window::Direct,
+            group: 0,
+            extents,
+            writable,
+            grants: None,
+        };
+        if let Reach::Granted { .. } = self.store.reach() {
+            let number = peer.as_numbered;
+            self.store.admit(serial, number, writable)?;
+            memory.grants = self.store.grants(serial, number, &memory.extents, writable)?;
+        } else {
+            let (descriptor, window) = self.store.descriptor(serial, writable)?;
+            peer.domain.hand(descriptor, window)?;
+        }
+        match peer.ask(Ask::Map(memory))? {
             Told::Region(region) => Ok(region),
             other => bail!("mapping gave {other:?}"),
         }
     }
 }
 
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.store.retire();
+    }
+}
+
 /// A domain with an agent in it.
 pub(super) struct Peer {
     pub(super) domain: Box<dyn Domain>,
+    /// Its number.
+    pub(super) as_numbered: u16,
     pub(super) line: Line<(u64, Told)>,
     number: u64,
     /// Rings that came in while something else was awaited.

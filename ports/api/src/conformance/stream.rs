@@ -106,7 +106,7 @@ pub(super) fn slow(session: &mut Session<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn go_on(session: &Session<'_>, peer: &mut Peer, region: usize) -> anyhow::Result<()> {
+fn go_on(session: &mut Session<'_>, peer: &mut Peer, region: usize) -> anyhow::Result<()> {
     peer.done(Ask::Store {
         region,
         at: 8,

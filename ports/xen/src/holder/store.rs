@@ -1,0 +1,400 @@
+//! The store: pages of the holder, one for each page of the pool that a construct lies in.
+//!
+//! A page of the pool is a number; which frame it shows changes with each construct that lies there. So a frame that a domain still has mapped after its
+//! construct is gone waits alone, in *quarantine*, until the hypervisor says that the mapping has ended, and its place in the pool is free meanwhile.
+
+use super::ledger::{Ledger, Page, Told};
+use super::libraries::Libraries;
+use super::references::References;
+use super::{domain, ledger, room};
+use crate::devices::DomId;
+use crate::here::Here;
+use crate::map;
+use crate::xenstore::Xenstore;
+use rustix::fd::{BorrowedFd, OwnedFd};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use vshmem_port::store::{Domain, Mapped, PAGE, Reach, Serial, Store};
+use vshmem_wire::{Extent, Grants, Kind, Memory, Window};
+
+/// The name of the ledger towards the keeper.
+const LEDGER: &str = "holder";
+/// Where in its own physical memory the holder's first page is.
+const FIRST: u64 = 0x10_0000;
+/// Pages that are populated at once, at least.
+const STOCK: usize = 256;
+
+/// Memory of a group in grants: see the module.
+#[derive(Debug)]
+pub struct GrantStore {
+    libraries: Libraries,
+    ledger: Ledger,
+    references: References,
+    /// All frames the holder has, those that no page shows, and among these those that were revoked in use.
+    frames: u64,
+    free: BTreeSet<u32>,
+    quarantine: BTreeSet<u32>,
+    /// Page of the pool to frame and owner.
+    shown: BTreeMap<u64, (u32, Serial)>,
+    /// Pages of a construct.
+    of: BTreeMap<Serial, BTreeSet<u64>>,
+    /// Xen's numbers.
+    domains: BTreeMap<Domain, DomId>,
+}
+
+fn other(why: anyhow::Error) -> io::Error {
+    io::Error::other(format!("{why:#}"))
+}
+
+fn invalid(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+impl GrantStore {
+    /// A store of `bytes` bytes, in a holder of its own.
+    ///
+    /// # Errors
+    /// If this is not dom0 of a Xen machine, and what else is missing: the text says what to do.
+    pub fn new(bytes: u64) -> anyhow::Result<Self> {
+        super::check()?;
+        let libraries = Libraries::load()?;
+        let pages = bytes.div_ceil(PAGE).max(1);
+        // Twice the pool, for what is given back and still mapped somewhere.
+        let holder = domain::create(pages.saturating_mul(2 * PAGE))?;
+        let made = Ledger::new(holder, pages)
+            .map_err(anyhow::Error::from)
+            .and_then(|ledger| Self::over(libraries, ledger, Told::default()));
+        if made.is_err() {
+            domain::destroy(holder);
+        }
+        made
+    }
+
+    /// The store of a former life, from the record that the keeper held.
+    ///
+    /// # Errors
+    /// If the record cannot be read, or Xen's libraries are missing.
+    pub fn again(record: OwnedFd) -> anyhow::Result<Self> {
+        let (ledger, told) = Ledger::adopt(record)?;
+        domain::adopt(ledger.holder)?;
+        Self::over(Libraries::load()?, ledger, told)
+    }
+
+    fn over(libraries: Libraries, ledger: Ledger, told: Told) -> anyhow::Result<Self> {
+        let references = References::read(libraries.grant_table(ledger.holder, domain::GRANT_PAGES)?);
+        let mut store = GrantStore {
+            libraries,
+            references,
+            frames: told.frames.len() as u64,
+            free: told.frames.iter().copied().collect(),
+            quarantine: BTreeSet::new(),
+            shown: BTreeMap::new(),
+            of: BTreeMap::new(),
+            domains: told.domains.into_iter().collect(),
+            ledger,
+        };
+        for ledger::Page { page, frame, serial } in told.pages {
+            store.free.remove(&frame);
+            store.shown.insert(page, (frame, Serial(serial)));
+            store.of.entry(Serial(serial)).or_default().insert(page);
+        }
+        // A former life may have been killed between striking a page out and revoking it.
+        for frame in store.references.granted() {
+            if store.free.contains(&frame) {
+                store.references.revoke(frame, None);
+            }
+        }
+        store.settle();
+        Ok(store)
+    }
+
+    /// Moves frames between those free and those in quarantine, as the hypervisor says.
+    fn settle(&mut self) {
+        self.references.settle();
+        let lingering = self.references.lingering();
+        let back: Vec<u32> = self.quarantine.difference(&lingering).copied().collect();
+        for frame in back {
+            self.quarantine.remove(&frame);
+            self.free.insert(frame);
+        }
+        for frame in lingering {
+            if self.free.remove(&frame) {
+                self.quarantine.insert(frame);
+            }
+        }
+    }
+
+    /// Has that many free frames, or says why not.
+    fn stock(&mut self, pages: usize) -> io::Result<()> {
+        if self.free.len() >= pages {
+            return Ok(());
+        }
+        self.settle();
+        if self.free.len() >= pages {
+            return Ok(());
+        }
+        let room = self.ledger.most_frames().saturating_sub(self.frames) as usize;
+        let wanted = (pages - self.free.len()).max(STOCK).min(room);
+        let got = match wanted {
+            0 => Vec::new(),
+            some => self
+                .libraries
+                .populate(self.ledger.holder, FIRST + self.frames, some)?,
+        };
+        let frames: Vec<u32> = got
+            .iter()
+            .filter_map(|&frame| u32::try_from(frame).ok())
+            .collect();
+        self.ledger.add_frames(&frames)?;
+        self.frames += frames.len() as u64;
+        self.free.extend(frames);
+        if self.free.len() >= pages {
+            return Ok(());
+        }
+        let why = format!(
+            "the domain that holds construct memory can have no more: it has {} MiB, {} of them in quarantine, since guests still map them; \
+             free some of the machine's memory (`xl info` shows it) or end those guests",
+            (self.frames * PAGE) >> 20,
+            (self.quarantine.len() as u64 * PAGE) >> 20
+        );
+        Err(io::Error::new(io::ErrorKind::OutOfMemory, why))
+    }
+
+    /// Pages of an extent, or EINVAL.
+    fn pages(&self, extent: Extent) -> io::Result<std::ops::Range<u64>> {
+        let end = extent.offset.checked_add(extent.bytes).filter(|&end| {
+            extent.bytes > 0
+                && (extent.offset | extent.bytes).is_multiple_of(PAGE)
+                && end / PAGE <= self.ledger.pages
+        });
+        match end {
+            Some(end) => Ok(extent.offset / PAGE..end / PAGE),
+            None => Err(invalid(format!(
+                "extent {}+{} does not fit {} pages",
+                extent.offset, extent.bytes, self.ledger.pages
+            ))),
+        }
+    }
+
+    /// Frames that extents of a construct show, in order.
+    fn frames_of(&self, serial: Serial, extents: &[Extent]) -> io::Result<Vec<u32>> {
+        let mut frames = Vec::new();
+        for &extent in extents {
+            for page in self.pages(extent)? {
+                match self.shown.get(&page) {
+                    Some(&(frame, owner)) if owner == serial => frames.push(frame),
+                    _ => return Err(invalid(format!("page {page} is not construct {}'s", serial.0))),
+                }
+            }
+        }
+        Ok(frames)
+    }
+
+    fn give(&mut self, frames: &[u32], to: DomId, writable: bool) -> io::Result<()> {
+        self.references.give(frames, to, writable).map_err(|_| {
+            let (all, free) = self.references.room();
+            let why = format!(
+                "grants are exhausted: the holder's table has {all} references, {free} of them free, and {} more are needed; \
+                 detach something, or start Xen with a larger gnttab_max_frames",
+                frames.len()
+            );
+            io::Error::new(io::ErrorKind::QuotaExceeded, why)
+        })
+    }
+
+    /// Strikes pages out and gives their frames back, to those free or to the quarantine.
+    fn give_back(&mut self, serial: Serial, pages: &[u64]) -> io::Result<()> {
+        let mut frames = Vec::new();
+        for page in pages {
+            let Some(&(frame, owner)) = self.shown.get(page) else {
+                continue;
+            };
+            if owner == serial {
+                self.ledger.strike(*page)?;
+                self.shown.remove(page);
+                frames.push(frame);
+            }
+        }
+        if let Some(own) = self.of.get_mut(&serial) {
+            pages.iter().for_each(|page| {
+                own.remove(page);
+            });
+            if own.is_empty() {
+                self.of.remove(&serial);
+            }
+        }
+        for &frame in &frames {
+            if self.references.revoke(frame, None) {
+                self.free.insert(frame);
+            } else {
+                self.quarantine.insert(frame);
+            }
+        }
+        self.settle();
+        self.libraries.zero(self.ledger.holder, &wide(&frames))
+    }
+
+    fn domain(&self, domain: Domain) -> io::Result<DomId> {
+        let known = self.domains.get(&domain).copied();
+        known.ok_or_else(|| invalid(format!("domain {domain} is no Xen domain that was introduced")))
+    }
+
+    fn map_behind(&self, serial: Serial, mapped: &mut Mapped, extents: &[Extent]) -> io::Result<()> {
+        let frames = wide(&self.frames_of(serial, extents)?);
+        room::take(mapped, &self.libraries, self.ledger.holder, &frames)
+    }
+}
+
+fn wide(frames: &[u32]) -> Vec<u64> {
+    frames.iter().copied().map(u64::from).collect()
+}
+
+impl Store for GrantStore {
+    fn reach(&self) -> Reach {
+        Reach::Granted {
+            bytes: self.ledger.pages * PAGE,
+        }
+    }
+
+    fn provide(&mut self, (_, serial): (Kind, Serial), extent: Extent) -> io::Result<()> {
+        let pages: Vec<u64> = self.pages(extent)?.collect();
+        // What a former life provided and did not live to tell of.
+        let stale: Vec<(u64, Serial)> = pages
+            .iter()
+            .filter_map(|page| self.shown.get(page).map(|(_, owner)| (*page, *owner)))
+            .collect();
+        for (page, owner) in stale {
+            self.give_back(owner, &[page])?;
+        }
+        self.stock(pages.len())?;
+        let frames: Vec<u32> = self.free.iter().copied().take(pages.len()).collect();
+        self.libraries.zero(self.ledger.holder, &wide(&frames))?;
+        // Whoever has the rest of the construct has this too.
+        let first = self.of.get(&serial).and_then(|own| own.first()).copied();
+        let admitted: Vec<(DomId, bool)> = first
+            .and_then(|page| self.shown.get(&page))
+            .map(|(frame, _)| self.references.of_frame(*frame).collect())
+            .unwrap_or_default();
+        for (&page, &frame) in pages.iter().zip(&frames) {
+            self.free.remove(&frame);
+            self.shown.insert(page, (frame, serial));
+            self.of.entry(serial).or_default().insert(page);
+            self.ledger.enter(Page {
+                page,
+                frame,
+                serial: serial.0,
+            })?;
+        }
+        for (domain, writable) in admitted {
+            self.give(&frames, domain, writable)?;
+        }
+        Ok(())
+    }
+
+    fn descriptor(&self, _: Serial, _: bool) -> io::Result<(OwnedFd, Window)> {
+        let why = "this memory has no descriptor that shows all of a construct to everybody";
+        Err(io::Error::new(io::ErrorKind::Unsupported, why))
+    }
+
+    fn introduce(&mut self, number: Domain, machine: Option<&str>) -> io::Result<()> {
+        let found = match machine {
+            None => 0,
+            Some(name) => Xenstore::open(&Here::default())
+                .and_then(|mut xenstore| xenstore.domain_named(name))
+                .map_err(other)?,
+        };
+        self.ledger.name(number, found)?;
+        self.domains.insert(number, found);
+        Ok(())
+    }
+
+    fn admit(&mut self, serial: Serial, domain: Domain, writable: bool) -> io::Result<()> {
+        let to = self.domain(domain)?;
+        let pages = self.of.get(&serial).cloned().unwrap_or_default();
+        let frames: Vec<u32> = pages
+            .iter()
+            .filter_map(|page| self.shown.get(page).map(|(frame, _)| *frame))
+            .collect();
+        self.give(&frames, to, writable)
+    }
+
+    fn grants(
+        &self,
+        serial: Serial,
+        domain: Domain,
+        extents: &[Extent],
+        writable: bool,
+    ) -> io::Result<Option<Grants>> {
+        let to = self.domain(domain)?;
+        let mut grants = Grants {
+            from: self.ledger.holder.into(),
+            runs: Vec::new(),
+        };
+        for frame in self.frames_of(serial, extents)? {
+            let reference = self.references.of((frame, to, writable));
+            // Who may write may read.
+            let reference = reference.or_else(|| self.references.of((frame, to, true)).filter(|_| !writable));
+            let why = "this memory is not granted to that domain";
+            grants.push(reference.ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, why))?);
+        }
+        Ok(Some(grants))
+    }
+
+    fn open(&self, _: Serial, memory: &mut Memory) -> io::Result<OwnedFd> {
+        map::open(&Here::default(), memory).map_err(other)
+    }
+
+    fn revoke(&mut self, serial: Serial, domain: Domain) -> io::Result<bool> {
+        let from = self.domain(domain)?;
+        let mut unmapped = true;
+        for page in self.of.get(&serial).into_iter().flatten() {
+            if let Some((frame, _)) = self.shown.get(page) {
+                unmapped &= self.references.revoke(*frame, Some(from));
+            }
+        }
+        Ok(unmapped)
+    }
+
+    fn release(&mut self, serial: Serial, extents: &[Extent]) -> io::Result<()> {
+        let mut pages = Vec::new();
+        for &extent in extents {
+            pages.extend(self.pages(extent)?);
+        }
+        self.give_back(serial, &pages)
+    }
+
+    fn map(&mut self, serial: Serial, extents: &[Extent], behind: u64) -> io::Result<Mapped> {
+        let bytes = extents
+            .iter()
+            .fold(behind, |sum, extent| sum.saturating_add(extent.bytes));
+        let mut mapped = room::reserve(bytes)?;
+        match self.map_behind(serial, &mut mapped, extents) {
+            Ok(()) => Ok(mapped),
+            Err(why) => {
+                let _ = room::end(mapped);
+                Err(why)
+            }
+        }
+    }
+
+    fn extend(&mut self, serial: Serial, mapped: &mut Mapped, extent: Extent) -> io::Result<()> {
+        self.map_behind(serial, mapped, &[extent])
+    }
+
+    fn unmap(&mut self, mapped: Mapped) -> io::Result<()> {
+        room::end(mapped)
+    }
+
+    fn keep(&self) -> Vec<(String, BorrowedFd<'_>)> {
+        vec![(LEDGER.to_owned(), self.ledger.file())]
+    }
+
+    fn adopt(&mut self, name: &str, _: OwnedFd) -> io::Result<()> {
+        // A former life's record is what a store is made from.
+        Err(invalid(format!("{name} comes too late")))
+    }
+
+    fn retire(&mut self) {
+        domain::destroy(self.ledger.holder);
+    }
+}

@@ -1,0 +1,115 @@
+//! The byte stream between a guest and dom0: three pages that dom0 grants, and an event channel.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `ring` | the bytes in the pages |
+//! | `pages` | the pages of either end, mapped: the only unsafe code |
+//! | `pump` | a thread that moves bytes between the pages and a socket, so that a daemon has a descriptor like any other |
+//!
+//! Dom0 [offers](offer) a line to a guest, whoever started it, by writing into the guest's part of Xenstore, which the guest may only read; the guest
+//! [takes](take) it and says there that it is ready. Not for construct memory.
+
+mod pages;
+mod pump;
+mod ring;
+
+use crate::devices::{self, DomId};
+use crate::here::Here;
+use crate::xenstore::Xenstore;
+use anyhow::{Context, bail};
+use pump::Pump;
+use ring::{End, Ring};
+use rustix::fd::OwnedFd;
+use std::time::Duration;
+
+/// Where a guest finds its line, below its own part of Xenstore.
+const LINE: &str = "vshmem/line";
+/// Where it says that its front-end is there; it may write only below `data`.
+const READY: &str = "data/vshmem/ready";
+/// The version of what stands there and in the pages.
+const VERSION: u32 = 1;
+/// How long a guest waits for dom0 to offer a line.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Dom0's end of a line to a guest: a stream socket. Its end is the guest's end.
+///
+/// # Errors
+/// What is missing, or what the kernel or Xenstore refuse.
+pub fn offer(guest: DomId) -> anyhow::Result<OwnedFd> {
+    let here = Here::default();
+    here.is_dom0()?;
+    let gntalloc = here.device("gntalloc")?;
+    let gntalloc =
+        devices::open(&gntalloc, true).with_context(|| format!("opening {}", gntalloc.display()))?;
+    let evtchn = here.device("evtchn")?;
+    let evtchn = devices::open(&evtchn, true).with_context(|| format!("opening {}", evtchn.display()))?;
+    let (at, references) = devices::grant_pages(&gntalloc, guest, ring::PAGES).with_context(|| {
+        format!(
+            "granting {} pages to domain {guest} (too many lines? the module xen-gntalloc has a limit)",
+            ring::PAGES
+        )
+    })?;
+    let words = pages::map(gntalloc, at, ring::PAGES)?;
+    let port = devices::offer_events(&evtchn, guest).context("making an event channel")?;
+    let mut xenstore = Xenstore::open(&here)?;
+    let home = format!("/local/domain/{guest}");
+    if xenstore.read(&format!("{home}/name"))?.is_none() {
+        bail!("there is no Xen domain {guest} (`xl list` shows them)");
+    }
+    let references: Vec<String> = references.iter().map(u32::to_string).collect();
+    let path = format!("{home}/{LINE}");
+    xenstore.write(&path, &format!("{VERSION} {port} {}", references.join(" ")))?;
+    xenstore.permit(&path, &["n0", &format!("r{guest}")])?;
+    let watched = pump::Watched {
+        xenstore,
+        name: format!("{home}/name"),
+    };
+    Pump::start(Ring::new(Box::new(words), End::Host), evtchn, port, Some(watched))
+}
+
+/// Whether a guest's front-end has said that it is there.
+///
+/// # Errors
+/// Xenstore's.
+pub fn is_ready(xenstore: &mut Xenstore, guest: DomId) -> anyhow::Result<bool> {
+    Ok(xenstore
+        .read(&format!("/local/domain/{guest}/{READY}"))?
+        .is_some())
+}
+
+/// Whether dom0 has offered this guest a line.
+pub(crate) fn is_offered(here: &Here) -> anyhow::Result<bool> {
+    Ok(Xenstore::open(here)?.read(LINE)?.is_some())
+}
+
+/// A guest's end of the line that dom0 offers: a stream socket.
+///
+/// # Errors
+/// If there is none, or it is of another version of Vshmem.
+pub(crate) fn take(here: &Here) -> anyhow::Result<OwnedFd> {
+    let mut xenstore = Xenstore::open(here)?;
+    let said = xenstore.wait(LINE, PATIENCE).context(
+        "dom0 offers this guest no line: there, `vshmem vm run --port xen` or `vshmem vm attach` brings a guest in",
+    )?;
+    let numbers: Vec<u32> = said
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [version, port, references @ ..] = &numbers[..] else {
+        bail!("what dom0 offers as a line is {said:?}");
+    };
+    if *version != VERSION || references.len() != ring::PAGES as usize {
+        bail!(
+            "dom0 offers a line of version {version}, this is {VERSION}: install the same version of Vshmem on both sides"
+        );
+    }
+    let gntdev = here.device("gntdev")?;
+    let gntdev = devices::open(&gntdev, true).with_context(|| format!("opening {}", gntdev.display()))?;
+    let evtchn = here.device("evtchn")?;
+    let evtchn = devices::open(&evtchn, true).with_context(|| format!("opening {}", evtchn.display()))?;
+    let at = devices::map_references(&gntdev, 0, references)?;
+    let words = pages::map(gntdev, at, ring::PAGES).context("the line's pages: dom0 grants them no more")?;
+    let port = devices::bind_events(&evtchn, 0, *port).context("binding to dom0's event channel")?;
+    xenstore.write(READY, &VERSION.to_string())?;
+    Pump::start(Ring::new(Box::new(words), End::Guest), evtchn, port, None)
+}

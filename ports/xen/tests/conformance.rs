@@ -1,0 +1,146 @@
+//! The port conformance suite, with paravirtual Xen guests as domains.
+//!
+//! The program is both sides: in dom0 it runs the checks; as the first process of a guest, started from a root in memory that holds nothing but it, its
+//! libraries and the modules, it is the agent. Where there is no Xen every check is skipped, by name, with the reason.
+
+use anyhow::{Context, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::mount::{MountFlags, mount};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicU32, Ordering};
+use vshmem_port::conformance::{CHECKS, Domain, Fixture, POOL_BYTES, serve};
+use vshmem_port::store::Store;
+use vshmem_port_xen::guest::XenGuest;
+use vshmem_port_xen::here::Here;
+use vshmem_port_xen::holder::GrantStore;
+use vshmem_port_xen::line;
+use vshmem_port_xen::xenstore::Xenstore;
+use vshmem_wire::Window;
+
+/// A folder with `vmlinux` (a kernel for guests) and `initrd` (this program as `/init`, its libraries, and modules in `/mod`).
+const GUEST: &str = "VSHMEM_XEN_GUEST";
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        in_guest();
+    }
+    let trials = CHECKS
+        .iter()
+        .map(|check| {
+            Trial::test(format!("xen::{}", check.name), move || {
+                let folder = match ready() {
+                    Ok(folder) => folder,
+                    Err(why) => {
+                        eprintln!("skipped: {why:#}");
+                        return Ok(());
+                    }
+                };
+                check
+                    .run(&Xen { folder })
+                    .map_err(|why| Failed::from(format!("{why:#}")))
+            })
+        })
+        .collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+// Dom0's side.
+
+fn ready() -> anyhow::Result<PathBuf> {
+    Here::default().is_dom0()?;
+    let folder = std::env::var_os(GUEST)
+        .context("VSHMEM_XEN_GUEST names no folder with a guest's kernel and initrd")?;
+    Ok(folder.into())
+}
+
+struct Xen {
+    folder: PathBuf,
+}
+
+impl Fixture for Xen {
+    fn new_store(&self) -> anyhow::Result<Box<dyn Store>> {
+        Ok(Box::new(GrantStore::new(POOL_BYTES)?))
+    }
+
+    fn start(&self, _: &dyn Store) -> anyhow::Result<Box<dyn Domain>> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "conformance-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
+        let configuration = std::env::temp_dir().join(&name);
+        let text = format!(
+            "name=\"{name}\"\ntype=\"pv\"\nkernel=\"{0}/vmlinux\"\nramdisk=\"{0}/initrd\"\nmemory=96\nvcpus=1\n\
+             extra=\"console=hvc0 rdinit=/init mitigations=off quiet\"\non_poweroff=\"destroy\"\non_crash=\"destroy\"\n",
+            self.folder.display()
+        );
+        std::fs::write(&configuration, text)?;
+        let made = Command::new("xl")
+            .args(["create", "-q"])
+            .arg(&configuration)
+            .status();
+        let _ = std::fs::remove_file(&configuration);
+        ensure!(made?.success(), "xl create failed");
+        let number = Xenstore::open(&Here::default())?.domain_named(&name)?;
+        let stream = line::offer(number)?;
+        Ok(Box::new(Guest { name, stream }))
+    }
+}
+
+struct Guest {
+    name: String,
+    stream: OwnedFd,
+}
+
+impl Domain for Guest {
+    fn stream(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    fn hand(&mut self, _: OwnedFd, _: Window) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kill(&mut self) {
+        let _ = Command::new("xl").args(["destroy", &self.name]).output();
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+// The guest's side.
+
+/// The guest's first process: the agent, then the end of the guest.
+fn in_guest() -> ! {
+    let outcome = prepare().and_then(|()| serve(&XenGuest::default()));
+    if let Err(why) = outcome {
+        let _ = std::fs::write("/dev/console", format!("agent: {why:#}\n"));
+    }
+    let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
+    std::process::exit(1)
+}
+
+fn prepare() -> anyhow::Result<()> {
+    for (name, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
+        match mount(name, at, name, MountFlags::empty(), None) {
+            Ok(()) | Err(rustix::io::Errno::BUSY) => {}
+            Err(other) => return Err(other).with_context(|| format!("mounting {at}")),
+        }
+    }
+    for module in std::fs::read_dir(Path::new("/mod"))?.flatten() {
+        let file = std::fs::File::open(module.path())?;
+        let _ = rustix::system::finit_module(&file, c"", 0);
+    }
+    Ok(())
+}
