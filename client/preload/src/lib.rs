@@ -12,6 +12,7 @@
 //! | [`limits`] | writing to `/proc/sys/kernel/{shmmax,sem,…}` |
 //! | [`mappings`] | munmap and its like, where a segment is attached |
 //! | [`identity`] | setuid and its family: the daemon must know who asks |
+//! | [`clone`] | clone, unshare and setns: lists of what is to undo, IPC namespaces |
 //! | [`posix`] | POSIX semaphores and conditions that a program keeps in a segment, where the kernel cannot wait on it |
 //! | [`exec`] | programs that this library will not be in are named when they are started |
 //! | [`dlopen`] | plug-ins loaded with RTLD_DEEPBIND would not see this library |
@@ -19,6 +20,7 @@
 //!
 //! What it is not for: meaning. No tokio, no tracing: the library is in every process of a program.
 
+mod clone;
 mod dlopen;
 mod exec;
 mod files;

@@ -1,7 +1,7 @@
 //! `syscall(SYS_semop, …)`: programs that go past libc's functions.
 //!
 //! libc's `syscall` is a few instructions, and callers rely on that (a clone through it returns on another stack). So this one is as short: the numbers of
-//! System V IPC go to [`system_v`], those that make the process another user to [`who`], everything else straight to the kernel.
+//! System V IPC go to [`system_v`], those that make the process another user to [`who`], children that share an undo list to [`sharing`], everything else straight to the kernel.
 #![allow(unsafe_code)] // Assembly; C functions by name.
 
 use std::ffi::{c_long, c_void};
@@ -20,9 +20,18 @@ unsafe extern "C" fn syscall() {
         "jbe 2f",
         "cmp rdi, 220", // semtimedop
         "je 2f",
+        "cmp rdi, 56", // clone
+        "je 5f",
+        "cmp rdi, 435", // clone3
+        "je 5f",
+        "cmp rdi, 272", // unshare
+        "je 4f",
+        "cmp rdi, 308", // setns
+        "je 4f",
         "lea rax, [rdi - 105]", // setuid 105 and its family, up to capset 126
         "cmp rax, 21",
         "jbe 4f",
+        "6:",
         "mov rax, rdi",
         "mov rdi, rsi",
         "mov rsi, rdx",
@@ -41,7 +50,28 @@ unsafe extern "C" fn syscall() {
         "jmp {failed}",
         "4:",
         "jmp {who}",
+        "5:",
+        "push rdi",
+        "push rsi",
+        "push rdx",
+        "push rcx",
+        "push r8",
+        "push r9",
+        "sub rsp, 8",
+        "call {is_sharing}",
+        "add rsp, 8",
+        "pop r9",
+        "pop r8",
+        "pop rcx",
+        "pop rdx",
+        "pop rsi",
+        "pop rdi",
+        "test al, al",
+        "jz 6b",
+        "jmp {sharing}",
         who = sym who,
+        is_sharing = sym crate::clone::is_sharing,
+        sharing = sym sharing,
         system_v = sym system_v,
         failed = sym failed,
     )
@@ -72,21 +102,15 @@ extern "C" fn failed(result: isize) -> c_long {
 /// A system call about users, by number: made, and if it made the process another one, that is noticed.
 #[cfg(target_arch = "x86_64")]
 unsafe extern "C" fn who(number: c_long, a: usize, b: usize, c: usize) -> c_long {
-    let result: isize;
-    // SAFETY: the program's own call, with its own arguments; the kernel changes these registers alone.
-    unsafe {
-        core::arch::asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") a,
-            in("rsi") b,
-            in("rdx") c,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
+    // SAFETY: the program's own call, with its own arguments.
+    let result = unsafe { call(number, [a, b, c, 0, 0]) };
     if result < 0 {
         return failed(result);
+    }
+    match number {
+        libc::SYS_unshare => crate::clone::left(a as i32),
+        libc::SYS_setns => crate::clone::entered(a as i32, b as i32),
+        _ => {}
     }
     let changes = matches!(
         number,
@@ -103,6 +127,41 @@ unsafe extern "C" fn who(number: c_long, a: usize, b: usize, c: usize) -> c_long
         crate::identity::changed_by_number();
     }
     result as c_long
+}
+
+/// A system call.
+///
+/// # Safety
+/// What it does is the program's wish.
+#[cfg(target_arch = "x86_64")]
+unsafe fn call(number: c_long, [a, b, c, d, e]: [usize; 5]) -> isize {
+    let result: isize;
+    // SAFETY: promised by the caller; the kernel changes these registers alone.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") a,
+            in("rsi") b,
+            in("rdx") c,
+            in("r10") d,
+            in("r8") e,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    result
+}
+
+/// A child that shares its parent's undo list, made by number: on the same stack, with memory of its own, as by fork.
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C" fn sharing(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize) -> c_long {
+    // SAFETY: the program's own call, with its own arguments.
+    let make = || unsafe { call(number, [a, b, c, d, e]) };
+    match vshmem_runtime::Runtime::global().fork_sharing(make) {
+        result if result < 0 => failed(result),
+        result => result as c_long,
+    }
 }
 
 /// A system call of System V IPC, by number.

@@ -29,6 +29,11 @@ fn children_are_counted_however_they_are_made_and_end() {
 }
 
 #[test]
+fn what_is_to_undo_may_be_shared_and_left() {
+    both("sharing");
+}
+
+#[test]
 fn addresses_follow_the_rules_of_shmat() {
     both("addresses");
 }

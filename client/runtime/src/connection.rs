@@ -72,7 +72,8 @@ pub(crate) struct Identity {
     pub(crate) client: u32,
     pub(crate) domain: u16,
     pub(crate) pid: u32,
-    pub(crate) undo: u64,
+    /// The process's undo list: unshare(2) gives it a new one.
+    pub(crate) undo: AtomicU64,
     pub(crate) space: u16,
     pub(crate) msgmax: u32,
     /// The socket's number and what it was, for rings without a lock.
@@ -221,7 +222,9 @@ impl Connection {
             .welcome
             .as_ref()
             .map(|(_, identity)| *identity)
-            .filter(|identity| identity.client == welcome.client && identity.undo == welcome.undo);
+            .filter(|identity| {
+                identity.client == welcome.client && identity.undo.load(Ordering::Relaxed) == welcome.undo
+            });
         if self.welcome.is_some() && same.is_none() {
             // A daemon that does not know us any more: everything must be opened again.
             process::next_epoch();
@@ -231,7 +234,7 @@ impl Connection {
                 client: welcome.client,
                 domain: welcome.domain,
                 pid: welcome.pid,
-                undo: welcome.undo,
+                undo: AtomicU64::new(welcome.undo),
                 space: welcome.space,
                 msgmax: welcome.limits.msgmax,
                 socket: AtomicI32::new(-1),

@@ -12,6 +12,7 @@ use crate::{config, place, process, socket};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use vshmem_wire::{Envelope, Failure, Reply, Request};
 
@@ -253,8 +254,24 @@ impl State {
 
     // Fork.
 
+    /// The calling thread uses its undo list no more; with `begin` it gets a new one.
+    pub(crate) fn leave_undo(&mut self, begin: bool) -> Result<()> {
+        let thread = thread::current();
+        let identity = self.identity()?;
+        let list = thread.list(&identity.undo);
+        let whole = thread.undo.get() == 0;
+        let alone = !whole || threads() < 2;
+        match self.ask(&Request::LeaveUndo { list, alone, begin })? {
+            Reply::Undo(new) if whole && alone => identity.undo.store(new, Ordering::Relaxed),
+            Reply::Undo(new) => thread.undo.set(new),
+            _ => return Err(Errno::EPROTO),
+        }
+        Ok(())
+    }
+
     /// The process was forked without our knowledge (`_Fork`, clone).
     pub(crate) fn forked(&mut self) {
+        thread::current().undo.set(0);
         crate::debug!("forked without handlers: connecting anew");
         self.connection = None;
         self.tickets.clear();
@@ -262,11 +279,15 @@ impl State {
         thread::forget_others(thread::current().number());
     }
 
-    /// Before fork(), with the control lock held until after it: lets the daemon count the attachments for the child.
-    pub(crate) fn before_fork(&mut self) {
+    /// Before fork(), with the control lock held until after it: lets the daemon count the attachments for the child, which shares the undo list
+    /// if that is wanted.
+    pub(crate) fn before_fork(&mut self, shares: bool) {
         self.childs_end = None;
-        if self.segments.is_empty() {
+        if self.segments.is_empty() && !shares {
             return;
+        }
+        if shares && let Err(errno) = self.ask(&Request::ShareUndo) {
+            crate::error!("a child will not share what is to undo: {errno}");
         }
         let Ok((ours, childs)) = socketpair(
             AddressFamily::UNIX,
@@ -290,6 +311,7 @@ impl State {
 
     /// In the child: says who it is on the socket the daemon already knows, without waiting.
     pub(crate) fn after_fork_in_child(&mut self) {
+        thread::current().undo.set(0);
         let own = thread::current().number();
         thread::forget_others(own);
         let parents = self.connection.take();
@@ -304,6 +326,11 @@ impl State {
         }
         drop(parents);
     }
+}
+
+/// How many threads the process has, as far as it matters.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.take(2).count())
 }
 
 /// Takes the control lock and asks, for a reply without descriptors.

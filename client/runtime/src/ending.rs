@@ -27,6 +27,10 @@ unsafe extern "C" fn ended(_: *mut c_void) {
     let thread = thread::current();
     if thread.ready() {
         let mut state = process::lock();
+        if thread.undo.get() != 0 {
+            // What it did with SEM_UNDO since it left the process's list is undone now.
+            let _ = state.leave_undo(false);
+        }
         let (number, ticket) = thread.tear_down();
         state.thread_ended(number, ticket);
     }

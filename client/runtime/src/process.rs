@@ -177,10 +177,31 @@ extern "C" fn before_fork() {
     if epoch() == 0 {
         return;
     }
+    prepare(false);
+}
+
+fn prepare(shares: bool) {
     let mut locked = lock();
-    locked.before_fork();
+    locked.before_fork(shares);
     std::mem::forget(locked);
     PREPARED.store(true, Ordering::Relaxed);
+}
+
+/// In the child of [`fork_sharing`], where `make` does not return.
+pub(crate) fn forked_sharing() {
+    after_in_child();
+}
+
+/// Makes a child by `make`, which tells the two apart by whether it gives 0, as fork does; the child shares this process's undo list.
+pub(crate) fn fork_sharing(make: impl FnOnce() -> isize) -> isize {
+    prepare(true);
+    let made = make();
+    if made == 0 {
+        after_in_child();
+    } else {
+        after_in_parent();
+    }
+    made
 }
 
 extern "C" fn after_in_parent() {

@@ -41,6 +41,21 @@ impl Runtime {
         }
     }
 
+    /// unshare(2) with CLONE_SYSVSEM: the calling thread begins a new list of what is to undo. Whoever leaves the former one last has it applied.
+    pub fn leave_undo(&self) -> Result<()> {
+        process::lock().leave_undo(true)
+    }
+
+    /// Makes a child that shares what is to undo (clone(2) with CLONE_SYSVSEM, without CLONE_VM): `make` gives 0 in the child, as fork does.
+    pub fn fork_sharing(&self, make: impl FnOnce() -> isize) -> isize {
+        process::fork_sharing(make)
+    }
+
+    /// In a child made by [`Runtime::fork_sharing`] that does not come back from `make`.
+    pub fn forked_sharing(&self) {
+        process::forked_sharing();
+    }
+
     /// The number of this process's domain.
     pub fn domain(&self) -> Result<u16> {
         Ok(process::lock().identity()?.domain)

@@ -10,7 +10,7 @@
 use crate::process;
 use std::cell::Cell;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 /// Most threads of one process that use Vshmem at the same time.
 pub(crate) const MOST: usize = 1 << 15;
@@ -35,6 +35,8 @@ pub(crate) struct Thread {
     number: Cell<u16>,
     /// Wait page entry, 0 if there is none.
     pub(crate) ticket: Cell<u32>,
+    /// The undo list that the thread has for itself; 0 if it uses the process's.
+    pub(crate) undo: Cell<u64>,
     /// Sections entered and not left.
     depth: Cell<u32>,
     /// 1 while a handler was put off in the current section. Also read by the waiting code in assembly.
@@ -65,6 +67,7 @@ thread_local! {
             epoch: Cell::new(0),
             number: Cell::new(0),
             ticket: Cell::new(0),
+            undo: Cell::new(0),
             depth: Cell::new(0),
             put_off: AtomicU32::new(0),
             place: Cell::new(0),
@@ -107,6 +110,15 @@ impl Thread {
         self.ticket.set(0);
         self.place_good_for.set(0);
         self.epoch.set(process::epoch());
+    }
+
+    /// The undo list that the thread's operations are noted in.
+    #[inline(always)]
+    pub(crate) fn list(&self, processs: &AtomicU64) -> u64 {
+        match self.undo.get() {
+            0 => processs.load(Ordering::Relaxed),
+            own => own,
+        }
     }
 
     /// The thread ends: its number and ticket, to be given to others.

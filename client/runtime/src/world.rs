@@ -274,7 +274,7 @@ impl World for Caller<'_> {
             thread: self.thread.number(),
             domain: identity.domain,
             pid: identity.pid,
-            undo: identity.undo,
+            undo: self.thread.list(&identity.undo),
             space: identity.space,
             ticket: self.thread.ticket.get(),
             place: self.place(),

@@ -237,6 +237,18 @@ pub enum Request {
     /// This process is about to fork, with one end of a socket pair beside the message: its attachments count for the child as well from
     /// now on, until that socket says who the child is ([`Request::Hello`] there with SCM_CREDENTIALS) or ends.
     ForkPrepare,
+    /// The next fork that this process prepares makes a child that shares its undo list (clone(2) with CLONE_SYSVSEM). Answered by [`Reply::Done`].
+    ShareUndo,
+    /// Somebody uses an undo list no more (unshare(2) with CLONE_SYSVSEM, the end of a thread that had one of its own). The last one of all has it
+    /// applied. Answered by [`Reply::Undo`] with the list that is used from now on.
+    LeaveUndo {
+        /// The list: the process's, or one of its threads'.
+        list: u64,
+        /// The caller is the process's only thread; else the other threads go on with the process's list.
+        alone: bool,
+        /// A new list is wanted: nobody ends here.
+        begin: bool,
+    },
     /// An operation for a caller who may not map the construct, since it has read or write permission only. Never waits.
     OnBehalf {
         /// Id.
@@ -389,6 +401,8 @@ pub enum Reply {
     Status(Status),
     /// It is done.
     Done,
+    /// An undo list; 0 if none was wanted.
+    Undo(u64),
 }
 
 /// A pool that a guest is shown.

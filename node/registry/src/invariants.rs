@@ -190,12 +190,22 @@ impl Registry {
                 return Err(format!("domain {number} counts its clients wrongly"));
             }
         }
+        for (list, sharers) in &self.shared {
+            let forks = self.forks.values().filter(|f| f.undo == Some(*list)).count();
+            let processes = self.processes.values().filter(|p| p.undo == *list).count();
+            if forks + processes != sharers.count as usize || sharers.count == 0 {
+                return Err(format!(
+                    "list {list} is shared by {forks} + {processes}, {} counted",
+                    sharers.count
+                ));
+            }
+        }
         for sweep in &self.sweeps {
             let live = self
                 .constructs
                 .get(&sweep.serial)
                 .is_some_and(|c| c.life == Life::Live);
-            if !live || !self.clients.contains_key(&sweep.client) {
+            if !live || sweep.undo.is_none() && !self.clients.contains_key(&sweep.client) {
                 return Err(format!("{sweep:?} is for nothing"));
             }
         }

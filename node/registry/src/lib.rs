@@ -10,6 +10,7 @@
 //! | [`config`] | what the administrator says of a group |
 //! | [`registry`] | the state, which command goes where, what the daemon may ask |
 //! | `life` | domains, clients, forks: how they come and go, and what they leave behind |
+//! | `lists` | undo lists that are shared, left and begun anew |
 //! | `get`, `attach`, `control`, `share` | what requests do |
 //! | `limits` | limits changed while the daemon runs |
 //! | `groups` | which group a construct, a key or a domain belongs to |
@@ -33,6 +34,7 @@ mod holding;
 mod invariants;
 mod life;
 mod limits;
+mod lists;
 mod permission;
 mod pool;
 pub mod registry;

@@ -192,7 +192,8 @@ impl Registry {
         self.next_client = number
             .checked_add(1)
             .ok_or_else(|| Failure::because(ENOSPC, "all client numbers were given out"))?;
-        let undo = self.process_of(now, key, number, fx);
+        let shared = inherited.as_ref().and_then(|fork| fork.undo);
+        let undo = self.process_of(now, key, number, shared, fx);
         self.clients.insert(
             number,
             Client {
@@ -217,15 +218,23 @@ impl Registry {
         Ok(self.connected(number))
     }
 
-    /// The undo list of a process whose new client is `number`. An older image of its is retired.
-    fn process_of(&mut self, now: i64, key: ProcessKey, number: u32, fx: &mut Effects) -> u64 {
+    /// The undo list of a process whose new client is `number`: `shared` if it comes from a fork that shares one. An older image of its is retired.
+    fn process_of(
+        &mut self,
+        now: i64,
+        key: ProcessKey,
+        number: u32,
+        shared: Option<u64>,
+        fx: &mut Effects,
+    ) -> u64 {
         let Some(process) = self.processes.get_mut(&key) else {
-            let undo = self.next_undo;
-            self.next_undo += 1;
+            let undo = shared.unwrap_or_else(|| self.new_list());
             self.processes.insert(
                 key,
                 Process {
                     undo,
+                    lists: BTreeSet::new(),
+                    shares: false,
                     client: number,
                     sets: BTreeSet::new(),
                 },
@@ -234,6 +243,10 @@ impl Registry {
         };
         let undo = process.undo;
         let old = std::mem::replace(&mut process.client, number);
+        if let Some(shared) = shared {
+            // It has a list already, and takes no part in its parent's.
+            self.leave_list(shared, BTreeSet::new(), None, fx);
+        }
         self.replace(now, old, fx);
         self.forget(old);
         undo
@@ -307,7 +320,8 @@ impl Registry {
             self.arrive(serial, domain, writable, count, fx);
             self.touch(serial, pid, Touch::Attached(now));
         }
-        self.forks.insert((domain, fork), Fork { holds });
+        let undo = self.shared_by_next_fork(client);
+        self.forks.insert((domain, fork), Fork { holds, undo });
         Ok(Done::Nothing)
     }
 
@@ -334,6 +348,9 @@ impl Registry {
         for (serial, count) in fork.holds {
             self.touch(serial, Pid::default(), Touch::Detached(now));
             self.leave(serial, domain, count, fx);
+        }
+        if let Some(undo) = fork.undo {
+            self.leave_list(undo, BTreeSet::new(), None, fx);
         }
         Ok(Done::Nothing)
     }
@@ -391,9 +408,18 @@ impl Registry {
                 left.insert(serial, Kind::Sem);
             }
         }
+        let sets: BTreeSet<u64> = left
+            .iter()
+            .filter(|(_, kind)| **kind == Kind::Sem)
+            .map(|(&s, _)| s)
+            .collect();
         for (serial, kind) in left {
-            let undo = (kind == Kind::Sem).then_some(process.undo);
-            self.begin_sweep(serial, kind, client, undo, fx);
+            if kind != Kind::Sem || self.shared.contains_key(&process.undo) {
+                self.begin_sweep(serial, kind, client, None, fx);
+            }
+        }
+        for list in process.lists.into_iter().chain([process.undo]) {
+            self.leave_list(list, sets.clone(), Some(client), fx);
         }
         if let Some(record) = self.clients.get_mut(&client) {
             record.image = Image::Dead;
@@ -429,7 +455,7 @@ impl Registry {
     }
 
     /// The sets and queues a client has open.
-    fn opened(&self, client: u32) -> BTreeMap<u64, Kind> {
+    pub(crate) fn opened(&self, client: u32) -> BTreeMap<u64, Kind> {
         let holds = self.clients.get(&client).map(|c| &c.holds);
         holds
             .into_iter()
@@ -440,7 +466,14 @@ impl Registry {
             .collect()
     }
 
-    fn begin_sweep(&mut self, serial: u64, kind: Kind, client: u32, undo: Option<u64>, fx: &mut Effects) {
+    pub(crate) fn begin_sweep(
+        &mut self,
+        serial: u64,
+        kind: Kind,
+        client: u32,
+        undo: Option<u64>,
+        fx: &mut Effects,
+    ) {
         let sweep = Sweep {
             kind,
             serial,

@@ -178,6 +178,10 @@ pub(crate) struct ProcessKey {
 pub(crate) struct Process {
     /// Its undo list.
     pub(crate) undo: u64,
+    /// Lists that threads of its have for themselves.
+    pub(crate) lists: BTreeSet<u64>,
+    /// The child of its next fork shares its list.
+    pub(crate) shares: bool,
     /// Its last client.
     pub(crate) client: u32,
     /// Sets that may hold undo records of its and that its last client need not have open: those of earlier images, closed ones, those
@@ -222,10 +226,21 @@ impl Client {
     }
 }
 
+/// Who shares an undo list that more than one process has, or had.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Sharers {
+    /// Processes, and forks under way.
+    pub(crate) count: u32,
+    /// Sets that may hold undo records of the list by those who are gone.
+    pub(crate) sets: BTreeSet<u64>,
+}
+
 /// A fork under way: what counts for a child that has not said yet who it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Fork {
     pub(crate) holds: BTreeMap<u64, u32>,
+    /// The parent's undo list, if the child shares it.
+    pub(crate) undo: Option<u64>,
 }
 
 /// A domain that is or was there.

@@ -2,7 +2,8 @@
 
 use crate::group::*;
 use vshmem_registry::Command;
-use vshmem_wire::Kind;
+use vshmem_registry::Done;
+use vshmem_wire::{Kind, Reply, Request};
 
 fn prepare(g: &mut Group, client: u32, fork: u64) {
     g.apply(Command::ForkPrepare { client, fork }).unwrap();
@@ -47,6 +48,85 @@ fn the_childs_undo_list_is_its_own() {
         g.registry.client(p).unwrap().undo,
         g.registry.client(child).unwrap().undo
     );
+}
+
+/// A set that both have open, with a list that they share.
+fn sharers(g: &mut Group) -> (u32, u32, u64) {
+    let p = g.process(1000);
+    let id = g.semget(p, 7, 1, CREAT | 0o600).unwrap();
+    g.open(p, Kind::Sem, id).unwrap();
+    g.request(p, Request::ShareUndo).unwrap();
+    prepare(g, p, 5);
+    let who = g.who(1000);
+    let child = g.connect_as(1, who, None, Some(5)).unwrap();
+    g.open(child, Kind::Sem, id).unwrap();
+    let undo = g.registry.client(p).unwrap().undo;
+    assert_eq!(g.registry.client(child).unwrap().undo, undo);
+    (p, child, undo)
+}
+
+/// The lists that are being applied.
+fn applied(g: &Group) -> Vec<u64> {
+    g.registry.sweeps().filter_map(|s| s.undo).collect()
+}
+
+#[test]
+fn a_shared_undo_list_is_applied_when_its_last_sharer_dies() {
+    let mut g = Group::new();
+    let (p, child, undo) = sharers(&mut g);
+    g.gone(p, false);
+    assert_eq!(applied(&g), []);
+    g.gone(child, false);
+    assert_eq!(applied(&g), [undo]);
+}
+
+#[test]
+fn the_next_fork_of_a_sharer_shares_nothing() {
+    let mut g = Group::new();
+    let (p, _, undo) = sharers(&mut g);
+    prepare(&mut g, p, 6);
+    let who = g.who(1000);
+    let other = g.connect_as(1, who, None, Some(6)).unwrap();
+    assert_ne!(g.registry.client(other).unwrap().undo, undo);
+}
+
+#[test]
+fn an_abandoned_fork_shares_a_list_no_more() {
+    let mut g = Group::new();
+    let (p, child, undo) = sharers(&mut g);
+    g.request(p, Request::ShareUndo).unwrap();
+    prepare(&mut g, p, 6);
+    g.gone(p, false);
+    g.gone(child, false);
+    assert_eq!(applied(&g), []);
+    abandon(&mut g, 6);
+    assert_eq!(applied(&g), [undo]);
+}
+
+#[test]
+fn who_leaves_a_list_last_has_it_applied_and_lives_on_with_a_new_one() {
+    let mut g = Group::new();
+    let (p, child, undo) = sharers(&mut g);
+    let leave = |g: &mut Group, client, list, alone, begin| match g
+        .request(client, Request::LeaveUndo { list, alone, begin })
+    {
+        Ok(Done::Reply(Reply::Undo(new))) => Ok(new),
+        Ok(other) => panic!("{other:?}"),
+        Err(errno) => Err(errno),
+    };
+    let own = leave(&mut g, p, undo, true, true).unwrap();
+    assert_eq!(applied(&g), []);
+    assert_eq!(g.registry.client(p).unwrap().undo, own);
+    // Of two threads one leaves: what it had done stays on the process's list.
+    let threads = leave(&mut g, child, undo, false, true).unwrap();
+    assert_eq!(applied(&g), []);
+    assert_eq!(g.registry.client(child).unwrap().undo, undo);
+    assert_eq!(leave(&mut g, child, threads, true, false), Ok(0));
+    assert_eq!(applied(&g), [threads]);
+    assert_eq!(leave(&mut g, child, threads, true, false), Err(EINVAL));
+    assert_eq!(leave(&mut g, p, undo, true, true), Err(EINVAL));
+    g.gone(child, false);
+    assert_eq!(applied(&g), [undo, threads]);
 }
 
 #[test]

@@ -61,6 +61,9 @@ fn control() -> impl Strategy<Value = Request> {
             .prop_map(|(kind, id, uid, mode, qbytes)| Request::Set { kind, id, uid, gid: uid, mode, qbytes }),
         1 => (kind(), which).prop_map(|(kind, which)| Request::Stat { kind, which }),
         1 => (kind(), any::<u32>()).prop_map(|(kind, from)| Request::List { kind, from }),
+        2 => Just(Request::ShareUndo),
+        2 => (0u64..12, any::<bool>(), any::<bool>())
+            .prop_map(|(list, alone, begin)| Request::LeaveUndo { list, alone, begin }),
         1 => (id(), any::<bool>(), proptest::option::of(0u64..100_000))
             .prop_map(|(id, on, most)| Request::Lock { id, on, most }),
         1 => (kind(), id(), prop_oneof![0u64..24, any::<u64>()])
