@@ -52,7 +52,7 @@ fn guest() -> &'static Attachment {
         client: 77,
         domain: 3,
         pid: 4711,
-        undo: 9,
+        undo: 9.into(),
         space: SPACE,
         msgmax: 8192,
         socket: AtomicI32::new(-1),

@@ -413,13 +413,15 @@ impl Registry {
             .filter(|(_, kind)| **kind == Kind::Sem)
             .map(|(&s, _)| s)
             .collect();
-        for (serial, kind) in left {
-            if kind != Kind::Sem || self.shared.contains_key(&process.undo) {
-                self.begin_sweep(serial, kind, client, None, fx);
-            }
-        }
+        // What it left but records is swept too where its list goes on.
+        let shared = self.shared.contains_key(&process.undo);
         for list in process.lists.into_iter().chain([process.undo]) {
             self.leave_list(list, sets.clone(), Some(client), fx);
+        }
+        for (serial, kind) in left {
+            if kind != Kind::Sem || shared {
+                self.begin_sweep(serial, kind, client, None, fx);
+            }
         }
         if let Some(record) = self.clients.get_mut(&client) {
             record.image = Image::Dead;
