@@ -31,6 +31,13 @@ double crew_spread(double number)
     return number;
 }
 
+double crew_reduce(double number)
+{
+    double sum = 0;
+    MPI_Reduce(&number, &sum, 1, MPI_DOUBLE, MPI_SUM, 0, MPI_COMM_WORLD);
+    return sum;
+}
+
 double crew_sum(double number)
 {
     double sum;

@@ -47,6 +47,15 @@ static int show(double number)
 
 double crew_spread(double number) { return place[0].number[show(number)]; }
 
+double crew_reduce(double number)
+{
+    int turn = show(number);
+    double sum = 0;
+    for (int other = 0; crew_rank() == 0 && other < parties; other++)
+        sum += place[other].number[turn];
+    return sum;
+}
+
 double crew_sum(double number)
 {
     int turn = show(number);

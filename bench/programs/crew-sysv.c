@@ -77,6 +77,15 @@ double crew_spread(double number)
     return board->place[0].number[turn];
 }
 
+double crew_reduce(double number)
+{
+    int turn = show(number);
+    double sum = 0;
+    for (int other = 0; rank == 0 && other < parties; other++)
+        sum += board->place[other].number[turn];
+    return sum;
+}
+
 double crew_sum(double number)
 {
     int turn = show(number);

@@ -22,6 +22,8 @@ void *crew_memory(size_t bytes);
 void crew_barrier(void);
 /* Gives everybody rank 0's number. */
 double crew_spread(double number);
+/* The sum of everybody's numbers, to rank 0; what the others get means nothing. */
+double crew_reduce(double number);
 /* The sum, and the largest, of everybody's numbers, to everybody. */
 double crew_sum(double number);
 double crew_max(double number);

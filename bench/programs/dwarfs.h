@@ -20,6 +20,8 @@ struct answer blas2(size_t n, size_t iterations, int single);
 struct answer blas3(size_t n, size_t iterations, int single);
 struct answer laplace(size_t n, size_t iterations);
 struct answer pi(size_t intervals, size_t iterations);
+/* which: barrier, spread, reduce, all. */
+struct answer collective(const char *which, size_t parties, size_t iterations);
 struct answer nbody(size_t particles, size_t steps, size_t dimensions);
 
 static inline double now(void)

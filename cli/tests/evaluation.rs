@@ -188,6 +188,18 @@ fn a_short_report_of_guests_and_all_is_whole() {
     ] {
         assert!(page.contains(figure), "{figure}");
     }
+    // Every target with what came of it, the same on the terminal, in the file and on the page.
+    let (met, missed) = (json["met"].as_u64(), json["missed"].as_u64());
+    let counted = format!(
+        "{} targets met, {} missed",
+        met.expect("met"),
+        missed.expect("missed")
+    );
+    assert!(out(&output).contains(&counted), "{counted}: {}", out(&output));
+    assert_eq!(
+        page.matches("class=\"missed\">missed: <a href=").count() as u64,
+        missed.unwrap_or(0)
+    );
     assert!(
         err(&output).contains("left"),
         "progress and the time left: {}",

@@ -23,7 +23,7 @@ usage: cargo xtask <task>
                     below DIR (default /usr/local)
   xen-lab [--timeout SECONDS] [--verbose] [-- CMD…]   boots a Xen machine in software, of the distribution's packages, and runs CMD (or a shell) in
                     its dom0, which sees this host's own tree
-  setup             only installs what the other tasks need
+  setup [--evaluation]   only installs what the other tasks need; with --evaluation what `vshmem bench report` compares with: two MPIs, ZeroMQ
 ";
 
 fn main() -> ExitCode {
@@ -43,6 +43,10 @@ fn main() -> ExitCode {
                 eprintln!("xtask: {error:#}");
                 ExitCode::FAILURE
             });
+        }
+        "setup" if rest.iter().any(|arg| arg == "--evaluation") => {
+            setup::packages_of_the_evaluation();
+            Ok(true)
         }
         "setup" => {
             setup::packages();

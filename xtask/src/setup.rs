@@ -110,6 +110,35 @@ const PROGRAMS: &[Package] = &[
     },
 ];
 
+/// What `vshmem bench report` compares with, beside what gcc brings (OpenMP). What is missing is left out of a report by name.
+const EVALUATION: &[Package] = &[
+    Package {
+        name: "mpich",
+        file: "/usr/bin/mpirun.mpich",
+        for_what: "the model MPICH",
+    },
+    Package {
+        name: "libmpich-dev",
+        file: "/usr/bin/mpicc.mpich",
+        for_what: "the model MPICH",
+    },
+    Package {
+        name: "openmpi-bin",
+        file: "/usr/bin/mpirun.openmpi",
+        for_what: "the model Open MPI",
+    },
+    Package {
+        name: "libopenmpi-dev",
+        file: "/usr/bin/mpicc.openmpi",
+        for_what: "the model Open MPI",
+    },
+    Package {
+        name: "libzmq3-dev",
+        file: "/usr/include/zmq.h",
+        for_what: "ZeroMQ among the peers",
+    },
+];
+
 impl Package {
     fn is_there(&self) -> bool {
         self.file.split('|').any(|file| Path::new(file).exists())
@@ -124,6 +153,12 @@ pub(crate) fn packages() {
 /// Installs what the tests alone need and is missing, if it can.
 pub(crate) fn packages_of_tests() {
     install(PROGRAMS);
+}
+
+/// Installs what the evaluation compares with and is missing, if it can.
+pub(crate) fn packages_of_the_evaluation() {
+    install(PACKAGES);
+    install(EVALUATION);
 }
 
 fn install(wanted: &'static [Package]) {

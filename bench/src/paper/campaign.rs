@@ -12,6 +12,8 @@ pub struct Batch {
     pub name: String,
     /// How long it is expected to take before it has ever run.
     pub guess: Duration,
+    /// Whether the first round is enough.
+    pub once: bool,
     /// Runs it, as the run of this number.
     pub run: Box<Work>,
 }
@@ -89,12 +91,13 @@ impl Campaign {
         let mut failed: BTreeMap<usize, String> = BTreeMap::new();
         for round in 0..rounds {
             for (i, batch) in self.batches.iter().enumerate() {
-                if failed.contains_key(&i) {
+                if failed.contains_key(&i) || batch.once && round > 0 {
                     continue;
                 }
                 let expected = |j: usize| took.get(&j).copied().unwrap_or(self.batches[j].guess);
                 let going = |j: &usize| !failed.contains_key(j);
-                let whole: Duration = (0..self.batches.len()).filter(going).map(expected).sum();
+                let again = |j: &usize| going(j) && !self.batches[*j].once;
+                let whole: Duration = (0..self.batches.len()).filter(again).map(expected).sum();
                 let rest: Duration = (i..self.batches.len()).filter(going).map(expected).sum();
                 let left = rest + whole * (rounds - round - 1) as u32;
                 tell(&format!(

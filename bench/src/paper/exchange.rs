@@ -130,6 +130,19 @@ const WAYS: &[Way] = &[
     },
 ];
 
+/// Control and a socket between two guests of a further port, once.
+const FURTHER: &[Way] = &[
+    Way {
+        counts: [1_000, 1_000],
+        ..way("sync", "Vshmem, two", "sysv", Ground::Further, 2)
+    },
+    Way {
+        counts: [300, 300],
+        ..way("socket", "TCP, two", "tcp", Ground::Further, 2)
+    },
+];
+const SMALL: &[u64] = &[1, 64, 1024];
+
 /// Sizes in bytes: the paper's 1 to 1024, and on.
 const SHORT: &[u64] = &[1, 64, 1024, 1 << 16];
 const LONG: &[u64] = &[
@@ -159,6 +172,21 @@ pub fn campaign(field: &Field, wanted: &[&str], extent: Extent, sizes: &[u64]) -
         ensure!(*size <= 1 << 20, "exchanges are of at most 1 MiB; {size} is more");
     }
     let mut campaign = Campaign::default();
+    let further = FURTHER.iter().filter(|way| wanted.contains(&way.program));
+    for way in further.filter(|_| extent == Extent::Long) {
+        let jobs: Rc<[(u64, u64)]> = SMALL.iter().map(|size| (*size, way.counts[0])).collect();
+        let able = field.program(way.ground, "exchange").map(drop);
+        let name = format!("{} {}", way.name, field.machines(way.ground));
+        let title = name.clone();
+        let run = move |field: &Field, run: usize| measure(field, way, &title, &jobs, run);
+        let batch = Batch {
+            name: format!("{}: {name}", way.program),
+            guess: Duration::from_secs(60),
+            once: true,
+            run: Box::new(run),
+        };
+        campaign.add(able, batch);
+    }
     let chosen_ways = WAYS.iter().filter(|way| {
         // Within one process is a part of what the peers are compared by.
         wanted.contains(&way.program) || way.program == "pair" && wanted.contains(&"peers")
@@ -179,13 +207,14 @@ pub fn campaign(field: &Field, wanted: &[&str], extent: Extent, sizes: &[u64]) -
             .filter(|size| **size <= way.most)
             .map(|size| (*size, (small * 1024 / (*size).max(1024)).max(100)))
             .collect();
-        let run = move |field: &Field, run: usize| measure(field, way, &jobs, run);
+        let run = move |field: &Field, run: usize| measure(field, way, way.name, &jobs, run);
         let guess = Duration::from_secs(if extent == Extent::Short { 2 } else { 8 });
         campaign.add(
             able,
             Batch {
                 name: format!("{}: {}", way.program, way.name),
                 guess,
+                once: false,
                 run: Box::new(run),
             },
         );
@@ -201,11 +230,11 @@ fn vsock() -> Result<(), String> {
     }
 }
 
-fn measure(field: &Field, way: &Way, jobs: &[(u64, u64)], run: usize) -> Result<Vec<Sample>> {
+fn measure(field: &Field, way: &Way, name: &str, jobs: &[(u64, u64)], run: usize) -> Result<Vec<Sample>> {
     static PORT: AtomicU16 = AtomicU16::new(0);
     let program = match way.is_iceoryx2() {
         true => field.iceoryx2(),
-        false => field.shop.program("exchange"),
+        false => field.program(way.ground, "exchange"),
     };
     let program = program.map_err(anyhow::Error::msg)?;
     let port = 20_000 + PORT.fetch_add(1, Ordering::Relaxed) % 10_000;
@@ -217,7 +246,7 @@ fn measure(field: &Field, way: &Way, jobs: &[(u64, u64)], run: usize) -> Result<
             ("EXCHANGE_KEY".to_owned(), key.clone()),
             ("EXCHANGE_PORT".to_owned(), port.to_string()),
         ];
-        if way.ground == Ground::Guests {
+        if matches!(way.ground, Ground::Guests | Ground::Further) {
             environment.push(("EXCHANGE_PEER".to_owned(), ADDRESSES[1 - role].to_owned()));
         }
         Party {
@@ -227,10 +256,10 @@ fn measure(field: &Field, way: &Way, jobs: &[(u64, u64)], run: usize) -> Result<
     };
     let parties: Vec<Party> = (0..way.parties).map(party).collect();
     let said = field.run(way.ground, &program, &parties, Duration::from_secs(300))?;
-    read(way, jobs, &said, run)
+    read(way, name, jobs, &said, run)
 }
 
-fn read(way: &Way, jobs: &[(u64, u64)], said: &str, run: usize) -> Result<Vec<Sample>> {
+fn read(way: &Way, name: &str, jobs: &[(u64, u64)], said: &str, run: usize) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     let mut lines = said.lines();
     for (size, count) in jobs {
@@ -263,7 +292,7 @@ fn read(way: &Way, jobs: &[(u64, u64)], said: &str, run: usize) -> Result<Vec<Sa
         samples.push(Sample {
             program: way.program.into(),
             variant: String::new(),
-            model: way.name.into(),
+            model: name.into(),
             size: *size,
             repetitions: *count,
             run,

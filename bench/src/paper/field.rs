@@ -14,7 +14,9 @@ use std::time::Duration;
 
 /// Addresses of the two guests on the cable between them.
 pub(crate) const ADDRESSES: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
-const DOMAINS: [&str; 2] = ["paper-a", "paper-b"];
+const DOMAINS: [&str; 4] = ["paper-a", "paper-b", "paper-c", "paper-d"];
+/// The guests of a further port: another name, since a domain is of one kind.
+const FURTHER: [&str; 2] = ["further-a", "further-b"];
 
 /// Where the parties of a program are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,21 @@ pub(crate) enum Ground {
     Vshmem,
     /// Vshmem, a guest each.
     Guests,
+    /// Vshmem, a guest each of another port.
+    Further,
+}
+
+/// A further port with guests.
+struct Further {
+    port: &'static str,
+    emulated: bool,
+    /// Its own programs, if its guests' processor is not this one.
+    shop: Option<Workshop>,
+}
+
+/// CPUs that there are for parties.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// A daemon, compiled programs, and a port to start guests with.
@@ -35,6 +52,7 @@ pub struct Field {
     /// The programs.
     pub shop: Workshop,
     guests: Result<&'static str, String>,
+    further: Result<Further, String>,
     iceoryx2: Result<PathBuf, String>,
 }
 
@@ -47,18 +65,23 @@ impl std::fmt::Debug for Field {
 }
 
 impl Field {
-    /// Compiles the programs and starts a daemon of its own. `guests` is the port of guests, or why there are none.
+    /// Compiles the programs and starts a daemon of its own. `guests` is the port of guests, or why there are none; `further` that of others that run the
+    /// small sizes.
     ///
     /// # Errors
     /// Without a C compiler, a daemon, or a core for each party.
-    pub fn open(vshmem: &Path, guests: Result<&'static str, String>) -> Result<Field> {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    pub fn open(
+        vshmem: &Path,
+        guests: Result<&'static str, String>,
+        further: Result<&'static str, String>,
+    ) -> Result<Field> {
+        let cores = cores();
         ensure!(
             cores >= super::PARTIES,
             "the programs have {} parties that wait for each other busily, each on a core of its own; here is {cores}",
             super::PARTIES
         );
-        let shop = Workshop::open()?;
+        let shop = Workshop::open(vshmem)?;
         let runtime = tempfile::tempdir().context("a temporary directory")?;
         let daemon = Daemon::start(vshmem, runtime.path(), "log = \"warn\"\n", None)?;
         Ok(Field {
@@ -67,6 +90,10 @@ impl Field {
             _daemon: daemon,
             shop,
             guests,
+            further: match further {
+                Ok(port) => Ok(Further::open(port)?),
+                Err(why) => Err(why),
+            },
             iceoryx2: iceoryx2::built(),
         })
     }
@@ -74,6 +101,30 @@ impl Field {
     /// The guests' port, or why there are no guests.
     pub fn guests(&self) -> Result<&'static str, String> {
         self.guests.clone()
+    }
+
+    /// What the guests of a ground are called.
+    pub(crate) fn machines(&self, ground: Ground) -> String {
+        match (ground, &self.further) {
+            (Ground::Further, Ok(further)) if further.emulated => {
+                format!("VMs of {} (software emulation)", further.port)
+            }
+            (Ground::Further, Ok(further)) => format!("VMs of {}", further.port),
+            (Ground::Further, Err(_)) => "VMs of another port".into(),
+            _ => "VMs".into(),
+        }
+    }
+
+    /// A program for a ground, or why there is none.
+    pub(crate) fn program(&self, ground: Ground, name: &str) -> Result<PathBuf, String> {
+        match ground {
+            Ground::Guests => self.guests.clone().and_then(|_| self.shop.program(name)),
+            Ground::Further => match &self.further {
+                Ok(further) => further.shop.as_ref().unwrap_or(&self.shop).program(name),
+                Err(why) => Err(why.clone()),
+            },
+            Ground::Kernel | Ground::Vshmem => self.shop.program(name),
+        }
     }
 
     /// The program that measures iceoryx2, or why there is none.
@@ -102,7 +153,7 @@ impl Field {
         limit: Duration,
     ) -> Result<String> {
         let cards = match (ground, parties.len()) {
-            (Ground::Guests, 2) => {
+            (Ground::Guests | Ground::Further, 2) => {
                 let (a, b) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
                 vec![Some(Arc::new(a)), Some(Arc::new(b))]
             }
@@ -113,13 +164,13 @@ impl Field {
             let mut command = self.command(ground, i, card.is_some())?;
             match ground {
                 Ground::Kernel => command = Command::new(program),
-                Ground::Vshmem | Ground::Guests => drop(command.arg("--").arg(program)),
+                Ground::Vshmem | Ground::Guests | Ground::Further => drop(command.arg("--").arg(program)),
             }
             command.args(&party.arguments);
             command.envs(party.environment.iter().map(|(k, v)| (k, v)));
             members.push(Member {
                 command,
-                cpu: Some(i),
+                cpu: Some(i % cores()),
                 card,
             });
         }
@@ -132,10 +183,15 @@ impl Field {
         match ground {
             Ground::Kernel => {}
             Ground::Vshmem => drop(command.arg("run")),
-            Ground::Guests => {
-                let port = self.guests.clone().map_err(anyhow::Error::msg)?;
-                command.args(["vm", "run", "--port", port, "--domain", DOMAINS[party]]);
-                command.args(["--cpus", &party.to_string()]);
+            Ground::Guests | Ground::Further => {
+                let (port, domains) = match (ground, &self.further) {
+                    (Ground::Further, Ok(further)) => (Ok(further.port), &FURTHER[..]),
+                    (Ground::Further, Err(why)) => (Err(why.clone()), &FURTHER[..]),
+                    _ => (self.guests.clone(), &DOMAINS[..]),
+                };
+                let port = port.map_err(anyhow::Error::msg)?;
+                command.args(["vm", "run", "--port", port, "--domain", domains[party]]);
+                command.args(["--cpus", &(party % cores()).to_string()]);
                 if card {
                     command.args(["--network", &format!("{CARD},{}", ADDRESSES[party])]);
                 }
@@ -143,6 +199,17 @@ impl Field {
         }
         command.arg("--runtime-dir").arg(self.runtime.path());
         Ok(command)
+    }
+}
+
+impl Further {
+    fn open(port: &'static str) -> Result<Further> {
+        let emulated = vshmem_port_select::boot(port)?.emulates();
+        Ok(Further {
+            port,
+            emulated,
+            shop: if emulated { Some(Workshop::plain()?) } else { None },
+        })
     }
 }
 

@@ -8,7 +8,8 @@
 //! | [`workshop`] | compiles the programs, and says what cannot be compiled here and why |
 //! | [`group`] | runs the processes of one program together, to an end |
 //! | [`field`] | where programs run: this kernel, Vshmem's domains, guests |
-//! | [`dwarfs`] | linear algebra, Laplace, π, n-body in every model |
+//! | `jobs`, `models` | which programs of which sizes; the programming models |
+//! | [`dwarfs`] | linear algebra, Laplace, π, n-body, collectives in every model |
 //! | [`exchange`] | control passed to and fro: System V, sockets, and the peers of today |
 //! | [`iceoryx2`] | builds the program that measures iceoryx2, which this crate does not depend on |
 //! | [`campaign`] | batches in rounds, with progress and the time left |
@@ -22,6 +23,8 @@ pub mod exchange;
 pub mod field;
 pub mod group;
 pub mod iceoryx2;
+mod jobs;
+mod models;
 pub mod report;
 pub mod sample;
 pub mod summary;

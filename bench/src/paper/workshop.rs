@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 /// The sources, by name.
 const SOURCES: &[(&str, &str)] = &[
     ("blas.c", include_str!("../../programs/blas.c")),
+    ("collectives.c", include_str!("../../programs/collectives.c")),
     ("channel.h", include_str!("../../programs/channel.h")),
     ("channel-local.c", include_str!("../../programs/channel-local.c")),
     (
@@ -24,6 +25,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("crew-openmp.c", include_str!("../../programs/crew-openmp.c")),
     ("crew-serial.c", include_str!("../../programs/crew-serial.c")),
     ("crew-sysv.c", include_str!("../../programs/crew-sysv.c")),
+    ("crew-team.c", include_str!("../../programs/crew-team.c")),
     ("dwarfs.c", include_str!("../../programs/dwarfs.c")),
     ("dwarfs.h", include_str!("../../programs/dwarfs.h")),
     ("exchange.c", include_str!("../../programs/exchange.c")),
@@ -36,10 +38,17 @@ const SOURCES: &[(&str, &str)] = &[
     ("laplace.c", include_str!("../../programs/laplace.c")),
     ("nbody.c", include_str!("../../programs/nbody.c")),
     ("pi.c", include_str!("../../programs/pi.c")),
+    ("vshmem.h", include_str!("../../../client/capi/include/vshmem.h")),
 ];
 
 /// Options of every compilation.
 pub const OPTIONS: &[&str] = &["-O3", "-march=native", "-fopenmp-simd", "-std=gnu11"];
+
+/// The same for programs that run on an emulated processor, which is not this one.
+const PLAIN: &[&str] = &["-O3", "-fopenmp-simd", "-std=gnu11"];
+
+/// The C library's file.
+const LIBRARY: &str = "libvshmem.so";
 
 /// Objects that every model of the dwarfs is linked from: file, source, further options.
 const OBJECTS: &[(&str, &str, &[&str])] = &[
@@ -50,6 +59,7 @@ const OBJECTS: &[(&str, &str, &[&str])] = &[
     ("laplace.o", "laplace.c", &[]),
     ("pi.o", "pi.c", &[]),
     ("nbody.o", "nbody.c", &[]),
+    ("collectives.o", "collectives.c", &[]),
     ("dwarfs.o", "dwarfs.c", &[]),
 ];
 
@@ -104,33 +114,93 @@ const DWARFS: &[Recipe] = &[
 #[derive(Debug)]
 pub struct Workshop {
     folder: tempfile::TempDir,
+    options: &'static [&'static str],
     /// Why a program is not there.
     missing: BTreeMap<&'static str, String>,
 }
 
 impl Workshop {
-    /// Compiles everything that can be.
+    /// Compiles everything that can be. `vshmem` is the command, beside which the C library is.
     ///
     /// # Errors
     /// When there is no C compiler, or no room.
-    pub fn open() -> Result<Workshop> {
+    pub fn open(vshmem: &Path) -> Result<Workshop> {
+        let mut shop = Workshop::empty()?;
+        shop.objects()?;
+        for recipe in DWARFS {
+            shop.link(recipe);
+        }
+        shop.team(vshmem);
+        shop.exchange()?;
+        Ok(shop)
+    }
+
+    /// Compiles for an emulated processor what runs in guests: System V.
+    ///
+    /// # Errors
+    /// As [`Workshop::open`].
+    pub fn plain() -> Result<Workshop> {
+        let mut shop = Workshop::empty()?;
+        shop.options = PLAIN;
+        shop.objects()?;
+        DWARFS
+            .iter()
+            .filter(|recipe| recipe.name == "sysv")
+            .for_each(|recipe| shop.link(recipe));
+        shop.exchange()?;
+        Ok(shop)
+    }
+
+    /// A folder with all sources.
+    fn empty() -> Result<Workshop> {
         let folder = tempfile::Builder::new().prefix("vshmem-bench").tempdir()?;
         for (name, text) in SOURCES {
             std::fs::write(folder.path().join(name), text)?;
         }
-        let mut shop = Workshop {
+        Ok(Workshop {
             folder,
+            options: OPTIONS,
             missing: BTreeMap::new(),
-        };
+        })
+    }
+
+    fn objects(&self) -> Result<()> {
         for (object, source, options) in OBJECTS {
-            shop.compile("cc", &["-c", source, "-o", object], options)
+            self.compile("cc", &["-c", source, "-o", object], options)
                 .context("no C compiler that works: install `gcc libc6-dev`")?;
         }
-        for recipe in DWARFS {
-            shop.link(recipe);
+        Ok(())
+    }
+
+    /// The model that is the C library's.
+    fn team(&mut self, vshmem: &Path) {
+        let beside = vshmem.parent().unwrap_or(Path::new("/"));
+        let found = [
+            "",
+            "../lib",
+            "../lib/x86_64-linux-gnu",
+            "../lib/aarch64-linux-gnu",
+        ]
+        .into_iter()
+        .find_map(|place| beside.join(place).join(LIBRARY).canonicalize().ok());
+        let Some(library) = found else {
+            let why = format!(
+                "{LIBRARY} is neither beside the vshmem command nor in ../lib; build vshmem-capi or install it there"
+            );
+            self.missing.insert("team", why);
+            return;
+        };
+        let path = library.to_string_lossy();
+        let rpath = format!(
+            "-Wl,-rpath,{}",
+            library.parent().unwrap_or(Path::new("/")).display()
+        );
+        let mut arguments = vec!["-I.", "crew-team.c"];
+        arguments.extend(OBJECTS.iter().map(|object| object.0));
+        arguments.extend([&*path, &rpath, "-lm", "-o", "team"]);
+        if let Err(error) = self.compile("cc", &arguments, &[]) {
+            self.missing.insert("team", format!("{error:#}"));
         }
-        shop.exchange()?;
-        Ok(shop)
     }
 
     /// The path of a program, or why there is none.
@@ -180,7 +250,7 @@ impl Workshop {
     fn compile(&self, compiler: &str, arguments: &[&str], options: &[&str]) -> Result<()> {
         let output = Command::new(compiler)
             .current_dir(self.folder.path())
-            .args(OPTIONS)
+            .args(self.options)
             .args(options)
             .args(arguments)
             .stdin(Stdio::null())

@@ -1,9 +1,9 @@
-//! `vshmem bench sync`, `socket`, `peers`, `blas`, `laplace`, `pi`, `nbody`: the paper's programs. The measuring itself is `vshmem-bench`'s.
+//! `vshmem bench sync`, `socket`, `peers`, `blas`, `laplace`, `pi`, `nbody`, `collective`: the paper's programs. The measuring itself is `vshmem-bench`'s.
 
 use super::bench::{guest_port, guests};
 use crate::trouble::{Outcome, Trouble};
 use std::io::IsTerminal;
-use vshmem_bench::paper::report::{PROGRAMS, ReportOptions, report};
+use vshmem_bench::paper::report::{PROGRAMS, ReportOptions, claims, report};
 use vshmem_bench::paper::{self, Campaign, Extent, Field, dwarfs, exchange, summary};
 
 /// The paper's programs, each in every programming model that is here.
@@ -23,6 +23,8 @@ pub(crate) enum Programs {
     Pi(Program),
     /// Molecular dynamics by velocity Verlet in two and three dimensions
     Nbody(Program),
+    /// Barrier, broadcast and reductions of 2 and 4 parties: by hand, by teams of the library, by OpenMP and MPI
+    Collective(Program),
     Report(Report),
 }
 
@@ -30,7 +32,7 @@ pub(crate) enum Programs {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 The programs are C, compiled here with the same options for every model: serial, kernel System V, Vshmem in one domain and in two guests (one and the
-same program file), OpenMP, MPICH and Open MPI over shared memory and over TCP. Each model runs once a round, with --long three times. Results are checked against the known answer
+same program file), OpenMP, MPICH and Open MPI over shared memory and over TCP. Each model runs once a round, with --long twice. Results are checked against the known answer
 and each other; a model that fails is left out as a whole, and the exit status is 1. What is not installed is left out and named.
 
 Examples:
@@ -72,7 +74,8 @@ pub(crate) struct Peers {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Writes samples.csv, report.json, the figures as SVG, and index.html, which shows them. Run it on a machine that does nothing else: parties that wait for each
-other busily need their cores. With --short it takes less than three minutes. iceoryx2 takes part once `vshmem bench peers --build` has built it.
+other busily need their cores. With --short it takes less than three minutes, else less than 25. Every target is printed with what was measured, as met or missed.
+Guests of a second port (--further) run small sizes once; where software emulates their processor, their rows say so. iceoryx2 takes part once `vshmem bench peers --build` has built it.
 
 Examples:
   vshmem bench report --short --out /tmp/report
@@ -81,7 +84,7 @@ pub(crate) struct Report {
     /// A few sizes and repetitions: less than three minutes
     #[arg(long)]
     short: bool,
-    /// Runs of everything [default: 2 with --short, else 5]
+    /// Runs of everything [default: 2 with --short, else 3]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: Option<u16>,
     /// The folder to write to; made if it is not there
@@ -93,6 +96,29 @@ pub(crate) struct Report {
     /// Port of the guests; auto: the first that can start guests here; none: leave the models between guests out
     #[arg(long, value_name = "PORT", default_value = "auto", value_parser = guests())]
     guests: String,
+    /// Another port whose guests run small sizes, once; auto: the next that can start guests here, none with --short; none: leave these rows out
+    #[arg(long, value_name = "PORT", default_value = "auto", value_parser = guests())]
+    further: String,
+}
+
+/// The port of further guests, which is not that of the others, or why there is none.
+fn further_port(options: &Report, guests: Option<&str>) -> Result<&'static str, String> {
+    if options.short && options.further == "auto" || options.further == "none" {
+        return Err("without a further port, as asked".into());
+    }
+    let mut why = "no further port can start guests here; `vshmem doctor` says why".to_owned();
+    for port in vshmem_port_select::BOOTABLE {
+        let asked = options.further == "auto" || options.further == *port;
+        if Some(*port) == guests || !asked {
+            continue;
+        }
+        match vshmem_port_select::boot(port).map(|boot| boot.check()) {
+            Ok(Ok(())) => return Ok(port),
+            Ok(Err(error)) => why = format!("port {port}: {error}"),
+            Err(error) => why = format!("port {port}: {error}"),
+        }
+    }
+    Err(why)
 }
 
 /// The port of guests, or why there are none.
@@ -136,6 +162,7 @@ pub(crate) fn run(programs: &Programs) -> Outcome {
         Programs::Laplace(options) => ("laplace", options),
         Programs::Pi(options) => ("pi", options),
         Programs::Nbody(options) => ("nbody", options),
+        Programs::Collective(options) => ("collective", options),
         Programs::Report(options) => return whole(options).map_err(|error| trouble(&error)),
     };
     measure(name, options).map_err(|error| trouble(&error))
@@ -143,7 +170,12 @@ pub(crate) fn run(programs: &Programs) -> Outcome {
 
 fn measure(name: &'static str, options: &Program) -> anyhow::Result<u8> {
     let extent = if options.long { Extent::Long } else { Extent::Short };
-    let field = Field::open(&std::env::current_exe()?, port_of_guests(&options.guests))?;
+    let further = Err("they are measured by `vshmem bench report`".into());
+    let field = Field::open(
+        &std::env::current_exe()?,
+        port_of_guests(&options.guests),
+        further,
+    )?;
     let mut campaign = Campaign::default();
     if exchange::PROGRAMS.contains(&name) {
         campaign.extend(exchange::campaign(&field, &[name], extent, &options.sizes)?);
@@ -179,14 +211,19 @@ fn whole(options: &Report) -> anyhow::Result<u8> {
         },
         rounds: options
             .rounds
-            .map_or(if options.short { 2 } else { 5 }, usize::from),
+            .map_or(if options.short { 2 } else { 3 }, usize::from),
         out: options.out.clone(),
         only: options.only.clone(),
     };
-    let field = Field::open(&std::env::current_exe()?, port_of_guests(&options.guests))?;
-    let well = report(&field, &all, &mut progress())?;
+    let guests = port_of_guests(&options.guests);
+    let further = further_port(options, guests.as_ref().ok().copied());
+    let field = Field::open(&std::env::current_exe()?, guests, further)?;
+    let (claimed, well) = report(&field, &all, &mut progress())?;
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K");
+    }
+    for line in claims::lines(&claimed) {
+        say!("{line}");
     }
     say!("{}", options.out.join("index.html").display());
     Ok(u8::from(!well))

@@ -82,6 +82,7 @@ pub fn figures(samples: &[Sample]) -> Vec<Figure> {
         title: "Molecular dynamics by velocity Verlet",
         plots: nbody,
     });
+    all.push(collectives(samples));
     all.push(exchanges(
         "",
         "The peers of today",
@@ -160,6 +161,33 @@ fn variances(samples: &[Sample]) -> Figure {
         number: "7",
         title: "Its standard deviation",
         plots: vec![plot],
+    }
+}
+
+/// What meeting costs, by the number of parties.
+fn collectives(samples: &[Sample]) -> Figure {
+    let names = [
+        ("barrier", "Barrier"),
+        ("spread", "Broadcast of a number"),
+        ("reduce", "Reduction of a number to one"),
+        ("all", "Reduction of a number to all"),
+    ];
+    let plots = names.map(|(variant, title)| {
+        let chosen = samples
+            .iter()
+            .filter(|s| s.program == "collective" && s.variant == variant);
+        Plot {
+            name: format!("collective-{variant}"),
+            title: title.into(),
+            x: "parties",
+            y: "time of one",
+            series: series(chosen, |s| s.nanoseconds / s.repetitions as f64),
+        }
+    });
+    Figure {
+        number: "",
+        title: "Collectives: by hand (System V), by teams of the library, by OpenMP and MPI; more parties than cores share these",
+        plots: plots.into(),
     }
 }
 

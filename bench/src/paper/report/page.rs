@@ -91,10 +91,11 @@ fn claim_table(html: &mut String, claims: &[Claim]) {
          <table>\n<tr><th>What</th><th>The paper</th><th>Target</th><th>Measured here</th><th></th></tr>\n",
     );
     for claim in claims {
-        let (class, word) = match claim.met {
-            Some(true) => ("met", "met"),
-            Some(false) => ("missed", "missed"),
-            None => ("", "not measured"),
+        let word = claim.word();
+        let class = if claim.met.is_some() { word } else { "" };
+        let word = match claim.met {
+            Some(false) => format!("missed: <a href=\"{}\">why</a>", escaped(&claim.page())),
+            _ => word.to_owned(),
         };
         let _ = writeln!(
             html,
@@ -126,7 +127,7 @@ fn gaps(html: &mut String, outcome: &Outcome) {
 }
 
 /// Text as HTML wants it.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

@@ -111,6 +111,27 @@ fn everything_is_written_and_says_what_is_missing() {
         );
     }
     assert!(!html.contains("Figure 8"), "a figure without samples");
+    // What is missed points to a chapter that is there.
+    let chapters = include_str!("../../../../docs/evaluation/README.md").to_lowercase();
+    let claims = claims::claims(&outcome.samples);
+    assert!(claims.iter().any(|claim| claim.met == Some(false)));
+    for claim in &claims {
+        assert!(
+            chapters.contains(&format!("\n## {}\n", claim.explained)),
+            "{claim:?}"
+        );
+    }
+    let told = claims::lines(&claims);
+    let missed = claims.iter().filter(|claim| claim.met == Some(false));
+    assert!(
+        missed
+            .clone()
+            .all(|claim| told.contains(&format!("    {}", claim.page())))
+    );
+    assert!(
+        told.last()
+            .is_some_and(|line| line.ends_with(&format!("{} missed", missed.count())))
+    );
 }
 
 #[test]
