@@ -21,6 +21,8 @@ use vshmem_wire::{Answer, Envelope, Failure, Kind, Reply, Request, Stat, Status}
 pub(crate) const SOCKET: &str = "vshmem.sock";
 /// Why nobody answers where no daemon is.
 pub(crate) const NOBODY: &str = "none is running there";
+/// Most descriptors beside one message: a guest's stream, ring line and bells.
+const DESCRIPTORS: usize = 20;
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to try again with a daemon that dies before it answers, and how often.
@@ -169,7 +171,7 @@ impl Line {
 
     fn receive(&mut self, until: Instant) -> Result<(usize, Vec<OwnedFd>), Failure> {
         wait_readable(self.socket.as_fd(), until)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let message = rustix::net::recvmsg(
             &self.socket,
@@ -203,7 +205,7 @@ fn dial(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(Errno::INVAL);

@@ -181,7 +181,7 @@ fn run_guest(options: &Run) -> Outcome {
     }
     let library = preload::find()?;
     let port = port(&options.port)?;
-    let (control, pools) = make_domain(options, &port)?;
+    let (control, bells, pools) = make_domain(options, &port)?;
     let trouble = |error: std::io::Error| Trouble::new("guest", error).with_status(OURS);
     let mut spec = GuestSpec::new(&port, &options.domain, options.program.clone()).map_err(trouble)?;
     spec.cpus = options.cpus.clone().map_or_else(Vec::new, |list| list.0);
@@ -196,6 +196,7 @@ fn run_guest(options: &Run) -> Outcome {
     spec.boot_timeout = options.boot_timeout;
     spec.pools = pools;
     spec.control = Some(control);
+    spec.bells = bells;
     spec.network = network(options.network)?;
     spec.services = vec![front_end(&spec.init, &port, &options.domain)];
     surroundings(&mut spec.env, &library, &options.how);
@@ -225,21 +226,29 @@ pub(crate) fn port(asked: &str) -> Result<String, Trouble> {
     .with_status(OURS))
 }
 
-/// Makes the domain at the back-end: the guest's end of its byte stream, and the pools of its groups.
-fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Vec<OwnedFd>), Trouble> {
+/// Makes the domain at the back-end: the guest's ends of its byte stream and of its bells, and the pools of its groups.
+fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Vec<OwnedFd>, Vec<OwnedFd>), Trouble> {
     let place = Place {
         runtime_dir: options.runtime_dir.clone(),
         domain: None,
     };
     let what = format!("domain {}", options.domain);
     let mut connection = Connection::open_as(&place, None).map_err(|trouble| trouble.with_status(OURS))?;
-    let pair = socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    );
-    let (ours, theirs) = pair.map_err(|errno| Trouble::new(&*what, errno).with_status(OURS))?;
+    let bells = vshmem_port_select::boot(port).map_or(0, |boot| boot.bells());
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..=bells {
+        let pair = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        );
+        let (our, their) = pair.map_err(|errno| Trouble::new(&*what, errno).with_status(OURS))?;
+        ours.push(our);
+        theirs.push(their);
+    }
+    let control = theirs.remove(0);
+    let beside: Vec<_> = ours.iter().map(AsFd::as_fd).collect();
     let request = Request::AttachDomain {
         name: options.domain.clone(),
         port: port.to_owned(),
@@ -247,7 +256,7 @@ fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Vec<OwnedFd>), Tro
     // A guest of this name that was killed a moment ago may still be on its way out.
     let until = Instant::now() + LEAVING;
     let answer = loop {
-        match connection.exchange(&request, &[ours.as_fd()]) {
+        match connection.exchange(&request, &beside) {
             Err(failure) if failure.errno == libc::EEXIST && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -256,7 +265,7 @@ fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Vec<OwnedFd>), Tro
     };
     match answer {
         Ok((Reply::DomainReady { pools, .. }, descriptors)) if pools.len() == descriptors.len() => {
-            Ok((theirs, descriptors))
+            Ok((control, theirs, descriptors))
         }
         Ok((other, _)) => Err(Trouble::new(what, format!("unexpected answer {other:?}")).with_status(OURS)),
         Err(failure) => Err(Trouble::new(what, reason(&failure)).with_status(OURS)),

@@ -99,6 +99,8 @@ pub(crate) struct Attachment {
     pub(crate) shorter: AtomicU32,
     /// Whether somebody of another kernel has been rung: sleeping is dearer then, so spinning goes on for longer.
     pub(crate) rings: AtomicBool,
+    /// Whether this process's threads are woken here by another kernel, as far as the last wake-up told: then they wait on bells.
+    pub(crate) from_afar: AtomicBool,
 }
 
 /// Attachments as the control lock guards them.
@@ -254,6 +256,7 @@ impl State {
         let old = old.filter(|o| o.id == id);
         let shorter = AtomicU32::new(old.map_or(0, |o| o.shorter.load(Ordering::Relaxed)));
         let rings = AtomicBool::new(old.is_some_and(|o| o.rings.load(Ordering::Relaxed)));
+        let from_afar = AtomicBool::new(old.is_some_and(|o| o.from_afar.load(Ordering::Relaxed)));
         let new = Box::into_raw(Box::new(Attachment {
             epoch: process::epoch(),
             connections_lost: self.connections_lost,
@@ -267,6 +270,7 @@ impl State {
             mapped,
             shorter,
             rings,
+            from_afar,
         }));
         let replaced = entry.swap(new, Ordering::AcqRel);
         self.attachments
@@ -450,6 +454,7 @@ impl Attachment {
             }),
             shorter: AtomicU32::new(0),
             rings: AtomicBool::new(false),
+            from_afar: AtomicBool::new(false),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Not for the data path, which takes no lock and looks nothing up here.
 
 use crate::attach::Attachments;
+use crate::bell;
 use crate::connection::{Connection, Identity, Trouble, User};
 use crate::errno::{Errno, Result};
 use crate::pieces::Pieces;
@@ -42,6 +43,8 @@ pub(crate) struct State {
     pub(crate) segments: Pieces,
     numbers: Vec<u16>,
     tickets: Vec<u32>,
+    /// Bells that threads gave back.
+    pub(crate) bells: Vec<bell::Spare>,
     /// The child's end of the socket of a fork that is under way.
     childs_end: Option<OwnedFd>,
     said_no_daemon: bool,
@@ -76,6 +79,7 @@ impl State {
             segments: Pieces::new(),
             numbers: Vec::new(),
             tickets: Vec::new(),
+            bells: Vec::new(),
             childs_end: None,
             said_no_daemon: false,
             gave_up: false,
@@ -90,7 +94,8 @@ impl State {
     }
 
     /// A thread has ended.
-    pub(crate) fn thread_ended(&mut self, number: u16, ticket: u32) {
+    pub(crate) fn thread_ended(&mut self, number: u16, ticket: u32, bell: Option<bell::Spare>) {
+        self.bells.extend(bell);
         if number != 0 {
             self.numbers.push(number);
         }
@@ -275,6 +280,7 @@ impl State {
         crate::debug!("forked without handlers: connecting anew");
         self.connection = None;
         self.tickets.clear();
+        self.bells.clear();
         self.segments.forked();
         thread::forget_others(thread::current().number());
     }
@@ -316,6 +322,7 @@ impl State {
         thread::forget_others(own);
         let parents = self.connection.take();
         self.tickets.clear();
+        self.bells.clear();
         if let Some(settings) = &mut self.settings {
             settings.ward.forked();
         }

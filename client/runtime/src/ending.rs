@@ -31,7 +31,7 @@ unsafe extern "C" fn ended(_: *mut c_void) {
             // What it did with SEM_UNDO since it left the process's list is undone now.
             let _ = state.leave_undo(false);
         }
-        let (number, ticket) = thread.tear_down();
-        state.thread_ended(number, ticket);
+        let (number, ticket, bell) = thread.tear_down();
+        state.thread_ended(number, ticket, bell);
     }
 }

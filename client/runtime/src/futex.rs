@@ -1,4 +1,4 @@
-//! Futexes, and a wait that a put-off signal handler ends without a gap.
+//! Futexes, and waits that a put-off signal handler ends without a gap: for a futex, and for an event of an epoll instance.
 //!
 //! The gap: a handler is put off after the caller looked for one and before the kernel sleeps; the sleep would go on although the
 //! handler waits. So the last look and the system call are a few instructions of assembly with known addresses, and the signal wrapper, when
@@ -39,11 +39,12 @@ core::arch::global_asm!(
     ".hidden vshmem_wait_end",
     ".hidden vshmem_wait_cancelled",
     ".globl vshmem_wait, vshmem_wait_begin, vshmem_wait_end, vshmem_wait_cancelled",
-    // (address, operation, value, time-out, put-off flag) -> result
+    // (four arguments of the system call, its number, put-off flag) -> result. The call's fifth argument is 0; its sixth is the flag's address, which
+    // neither of the two calls made by this looks at.
     "vshmem_wait:",
     "mov r10, rcx",
-    "mov r9, r8",
-    "mov eax, 202", // SYS_futex
+    "mov eax, r8d",
+    "xor r8d, r8d",
     "vshmem_wait_begin:",
     "cmp dword ptr [r9], 0",
     "jne vshmem_wait_cancelled",
@@ -58,10 +59,11 @@ core::arch::global_asm!(
 #[cfg(target_arch = "x86_64")]
 unsafe extern "C" {
     fn vshmem_wait(
-        at: *const u32,
-        operation: i32,
-        value: u32,
+        first: usize,
+        second: usize,
+        third: usize,
         timeout: *const libc::timespec,
+        number: i32,
         flag: *const u32,
     ) -> i32;
     static vshmem_wait_begin: u8;
@@ -80,7 +82,16 @@ pub(crate) unsafe fn wait(at: *const u32, expected: u32, timeout: Duration, flag
     };
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the addresses are valid for the call; the system call writes nothing.
-    let result = unsafe { vshmem_wait(at, FUTEX_WAIT, expected, &raw const time, flag.as_ptr()) };
+    let result = unsafe {
+        vshmem_wait(
+            at as usize,
+            FUTEX_WAIT as usize,
+            expected as usize,
+            &raw const time,
+            libc::SYS_futex as i32,
+            flag.as_ptr(),
+        )
+    };
     #[cfg(not(target_arch = "x86_64"))]
     let result = if flag.load(std::sync::atomic::Ordering::Relaxed) != 0 {
         -libc::EINTR
@@ -101,6 +112,61 @@ pub(crate) unsafe fn wait(at: *const u32, expected: u32, timeout: Duration, flag
         libc::EINTR => Waited::Interrupted,
         libc::EFAULT => Waited::Unfit,
         _ => Waited::Woken,
+    }
+}
+
+/// Waits for an event of the epoll instance `epoll`, at most `timeout`, unless `flag` is or becomes set by a handler of this thread: the event's data, or None
+/// when the time is up. A descriptor that is no epoll instance gives an errno, and no harm.
+pub(crate) fn wait_for_event(epoll: i32, timeout: Duration, flag: &AtomicU32) -> Result<Option<u64>, i32> {
+    let time = libc::timespec {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    let into = (&raw mut event) as usize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the addresses are valid for the call, which writes at most one event, and only if it returns 1.
+    let result = unsafe {
+        vshmem_wait(
+            epoll as usize,
+            into,
+            1,
+            &raw const time,
+            libc::SYS_epoll_pwait2 as i32,
+            flag.as_ptr(),
+        )
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let result = if flag.load(std::sync::atomic::Ordering::Relaxed) != 0 {
+        -libc::EINTR
+    } else {
+        // A handler may be put off between the look and the call.
+        let most = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 10_000_000,
+        };
+        let time = if timeout > Duration::from_millis(10) {
+            most
+        } else {
+            time
+        };
+        // SAFETY: as above; the fifth argument, a signal mask, is null.
+        unsafe {
+            crate::raw::call6(
+                libc::SYS_epoll_pwait2,
+                epoll as usize,
+                into,
+                1,
+                &raw const time as usize,
+                0,
+                0,
+            ) as i32
+        }
+    };
+    match result {
+        0 => Ok(None),
+        1 => Ok(Some(event.u64)),
+        error => Err(-error),
     }
 }
 

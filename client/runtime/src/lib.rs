@@ -20,10 +20,12 @@
 //! | `control`, `connection`, `socket` | the state behind the control lock; hello, requests, reconnecting; datagrams |
 //! | `attach`, `operate`, `map` | the table from id to mapped construct; one operation on it; mapping extents |
 //! | `world`, `futex`, `pages`, `clock`, `place` | spinning, sleeping, waking; the shared pages; time; which CPU |
+//! | `bell` | ringing and being rung past a guest's front-end |
 //!
 //! What it is not for: meaning (that is `vshmem-ipc`'s) and authority (that is the daemon's).
 
 mod attach;
+mod bell;
 mod clock;
 pub mod config;
 mod connection;

@@ -124,15 +124,22 @@ impl Entry {
     /// Says what the sleeper watches, and that it does. Gives the sequence to wait on.
     pub(crate) fn announce(&self, expected: u32, watched: u64) -> u32 {
         self.word(layout::EXPECTED_AT).store(expected, Ordering::Relaxed);
+        self.word(layout::HOW_AT).store(0, Ordering::Relaxed);
         // SAFETY: as in `word`; the offset is a multiple of 8.
         unsafe { AtomicU64::from_ptr(self.0.add(layout::WATCHED_AT).cast()) }
             .store(watched, Ordering::Relaxed);
         self.word(layout::ACTIVE_AT).store(1, Ordering::SeqCst);
         self.sequence().load(Ordering::SeqCst)
     }
-    /// The sleeper is awake.
-    pub(crate) fn withdraw(&self) {
+    /// The sleeper is awake. Gives what its waker said of itself.
+    pub(crate) fn withdraw(&self) -> u32 {
         self.word(layout::ACTIVE_AT).store(0, Ordering::Release);
+        self.word(layout::HOW_AT).load(Ordering::Relaxed)
+    }
+    /// Says that a neighbour wakes it.
+    pub(crate) fn woken_here(&self) {
+        self.word(layout::HOW_AT)
+            .store(layout::FROM_HERE, Ordering::Relaxed);
     }
 
     /// What a sleeping owner expects and watches: as a front-end sees it.

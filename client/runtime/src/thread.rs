@@ -7,6 +7,7 @@
 //! which attachment it uses (its *hazard*), so that whoever wants to unmap one can look.
 #![allow(unsafe_code)] // A static table is handed out by index, and thread-local cells are read by a signal handler of the same thread.
 
+use crate::bell::{Bell, Spare};
 use crate::process;
 use std::cell::Cell;
 use std::ptr;
@@ -37,6 +38,8 @@ pub(crate) struct Thread {
     pub(crate) ticket: Cell<u32>,
     /// The undo list that the thread has for itself; 0 if it uses the process's.
     pub(crate) undo: Cell<u64>,
+    /// What it may wait on instead of that entry.
+    pub(crate) bell: Bell,
     /// Sections entered and not left.
     depth: Cell<u32>,
     /// 1 while a handler was put off in the current section. Also read by the waiting code in assembly.
@@ -68,6 +71,7 @@ thread_local! {
             number: Cell::new(0),
             ticket: Cell::new(0),
             undo: Cell::new(0),
+            bell: Bell::none(),
             depth: Cell::new(0),
             put_off: AtomicU32::new(0),
             place: Cell::new(0),
@@ -108,6 +112,7 @@ impl Thread {
             self.number.set(number);
         }
         self.ticket.set(0);
+        self.bell.take();
         self.place_good_for.set(0);
         self.epoch.set(process::epoch());
     }
@@ -121,10 +126,10 @@ impl Thread {
         }
     }
 
-    /// The thread ends: its number and ticket, to be given to others.
-    pub(crate) fn tear_down(&self) -> (u16, u32) {
+    /// The thread ends: its number, ticket and bell, to be given to others.
+    pub(crate) fn tear_down(&self) -> (u16, u32, Option<Spare>) {
         self.epoch.set(0);
-        (self.number.replace(0), self.ticket.replace(0))
+        (self.number.replace(0), self.ticket.replace(0), self.bell.take())
     }
 
     /// Publishes that the thread uses what is at `address`; gives what it used before.

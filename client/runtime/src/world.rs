@@ -7,12 +7,14 @@
 use crate::attach::Attachment;
 use crate::futex::{self, SLICE, Waited};
 use crate::thread::Thread;
-use crate::{clock, pages, place, socket};
+use crate::{bell, clock, pages, place, socket};
 use rustix::fd::BorrowedFd;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use vshmem_ipc::{Corrupt, LockWait, Me, Owner, Sleeper, Slept, Spin, World};
+use vshmem_wire::bell::Ring;
+use vshmem_wire::pages::{FROM_AFAR, FROM_HERE, ticket_and_bell, with_bell};
 use vshmem_wire::{Envelope, Kind, Request};
 use vshmem_words::{Mapping, Ordering as WordsOrdering, Words};
 
@@ -92,11 +94,16 @@ pub(crate) struct Caller<'a> {
     words: &'a Mapping,
     thread: &'a Thread,
     timeout: &'a Timeout,
+    /// The bell that this operation shows and sleeps on; 0: the wait page.
+    bell: u16,
     /// When spinning began and for how long it may go on, in ticks.
     started: Cell<u64>,
     budget: Cell<u64>,
     spun: Cell<bool>,
     slept: Cell<bool>,
+    /// It slept or rang in a guest, so that a bell or the ring line may be of use the next time; and whether it rang by the daemon.
+    wants: Cell<bool>,
+    rang: Cell<bool>,
 }
 
 impl<'a> Caller<'a> {
@@ -108,7 +115,14 @@ impl<'a> Caller<'a> {
         thread: &'a Thread,
         timeout: &'a Timeout,
     ) -> Self {
+        let bell = thread.bell.number();
+        let bell = if bell != 0 && attachment.from_afar.load(Ordering::Relaxed) {
+            bell
+        } else {
+            0
+        };
         Caller {
+            bell,
             kind,
             attachment,
             words,
@@ -118,6 +132,8 @@ impl<'a> Caller<'a> {
             budget: Cell::new(0),
             spun: Cell::new(false),
             slept: Cell::new(false),
+            wants: Cell::new(false),
+            rang: Cell::new(false),
         }
     }
 
@@ -136,7 +152,21 @@ impl<'a> Caller<'a> {
                 shorter.store(next, Ordering::Relaxed);
             }
         }
+        if self.wants.get() {
+            self.arrange_bells();
+        }
         self.spun.get() || self.slept.get()
+    }
+
+    /// Who is woken from afar gets a bell of its own for the next time, and so does who rings.
+    #[cold]
+    fn arrange_bells(&self) {
+        if self.thread.bell.number() == 0 && self.attachment.from_afar.load(Ordering::Relaxed) {
+            self.thread.bell.get();
+        }
+        if self.rang.get() {
+            bell::get_line();
+        }
     }
 
     #[inline(always)]
@@ -229,15 +259,39 @@ impl<'a> Caller<'a> {
         else {
             return pause();
         };
+        self.wants.set(true);
         let sequence = entry.announce(expected, mapped.place(at));
-        let waited = if self.words.load32(at, WordsOrdering::SeqCst) == expected {
+        let same = || self.words.load32(at, WordsOrdering::SeqCst) == expected;
+        let waited = if !same() {
+            Waited::Woken
+        } else if self.bell != 0 && self.bell == self.thread.bell.number() {
+            let waited = self.thread.bell.wait(left, &self.thread.put_off);
+            match waited {
+                Waited::Woken => self.thread.bell.came(true),
+                Waited::TimedOut if !same() => self.thread.bell.came(false),
+                _ => {}
+            }
+            waited
+        } else {
+            // A bell that was given up while its number is shown: nobody wakes this entry, so for this once it looks by itself.
+            let left = if self.bell == 0 {
+                left
+            } else {
+                left.min(bell::SLICE)
+            };
             // SAFETY: the wait page stays mapped.
             unsafe { futex::wait(entry.sequence().as_ptr(), sequence, left, &self.thread.put_off) }
-        } else {
-            Waited::Woken
         };
-        entry.withdraw();
-        waited
+        match entry.withdraw() {
+            FROM_AFAR => self.attachment.from_afar.store(true, Ordering::Relaxed),
+            FROM_HERE => self.attachment.from_afar.store(false, Ordering::Relaxed),
+            _ => {}
+        }
+        if waited == Waited::Unfit {
+            Waited::Woken
+        } else {
+            waited
+        }
     }
 
     /// Asks the daemon whether the owner of the lock lives.
@@ -276,7 +330,7 @@ impl World for Caller<'_> {
             pid: identity.pid,
             undo: self.thread.list(&identity.undo),
             space: identity.space,
-            ticket: self.thread.ticket.get(),
+            ticket: with_bell(self.thread.ticket.get(), self.bell),
             place: self.place(),
         }
     }
@@ -339,23 +393,28 @@ impl World for Caller<'_> {
 
     fn wake(&self, sleeper: Sleeper) {
         let identity = self.attachment.identity;
+        let (ticket, bell) = ticket_and_bell(sleeper.ticket);
         if sleeper.space != identity.space {
-            self.ring(sleeper);
+            self.ring(sleeper, bell);
         } else if sleeper.space == 0 {
             if let Some(word) = self.word(sleeper.at) {
                 futex::wake(word, i32::MAX);
             }
-        } else if let Some(entry) = pages::entry(sleeper.ticket) {
+        } else if let Some(entry) = pages::entry(ticket) {
+            entry.woken_here();
             entry.sequence().fetch_add(1, Ordering::SeqCst);
             futex::wake(entry.sequence().as_ptr(), i32::MAX);
+            if bell != 0 {
+                self.ring(sleeper, bell);
+            }
         }
     }
 }
 
 impl Caller<'_> {
-    /// Has the daemon wake sleepers of another space. A hint that may get lost, so nothing is waited for.
+    /// Has sleepers woken whom this process cannot wake itself: by the ring line, or else by the daemon. A hint that may get lost, so nothing is waited for.
     #[cold]
-    fn ring(&self, sleeper: Sleeper) {
+    fn ring(&self, sleeper: Sleeper, bell: u16) {
         let identity = self.attachment.identity;
         self.attachment.rings.store(true, Ordering::Relaxed);
         let at = self
@@ -363,19 +422,24 @@ impl Caller<'_> {
             .mapped
             .as_ref()
             .map_or(u64::MAX, |m| m.place(sleeper.at));
+        let space = sleeper.space;
+        if bell::ring(&Ring { space, bell, at }) {
+            return;
+        }
+        if identity.space != 0 {
+            self.wants.set(true);
+            self.rang.set(true);
+        }
         let number = identity.socket.load(Ordering::Relaxed);
         if number < 0 {
             return;
         }
         let ring = Envelope {
             seq: 0,
-            body: Request::Ring {
-                space: sleeper.space,
-                at,
-            },
+            body: Request::Ring { space, at, bell },
         };
-        let mut space = [0; 64];
-        let Some(bytes) = vshmem_wire::codec::encode_into(&ring, &mut space) else {
+        let mut buffer = [0; 64];
+        let Some(bytes) = vshmem_wire::codec::encode_into(&ring, &mut buffer) else {
             return;
         };
         // SAFETY: a number that may have been closed or be somebody else's by now is noticed by `is_still`; in the instant after that a wrong

@@ -5,6 +5,7 @@
 //! | [`types`] | keys, ids, permissions, memory descriptions: the nouns |
 //! | [`request`] | what a client asks and what it is told: client ↔ daemon, on a SOCK_SEQPACKET unix socket |
 //! | [`stream`] | what a guest's front-end and the back-end say to each other, framed on the port's byte stream |
+//! | [`bell`] | rings, as clients write them to a port's ring line |
 //! | [`codec`] | bytes: postcard bodies, a checksummed frame for streams |
 //! | [`link`] | one end of a stream: frames in both directions, and no more on its way than the reader can hold |
 //! | [`pages`] | layout of the time page and of the wait page |
@@ -17,6 +18,7 @@
 
 extern crate alloc;
 
+pub mod bell;
 pub mod codec;
 pub mod link;
 pub mod pages;
@@ -32,6 +34,6 @@ pub use stream::{Down, Up};
 pub use types::*;
 
 /// Version of the messages. Peers of different versions refuse each other with a clear message.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// Largest message on a client's socket, in bytes.
 pub const MAX_MESSAGE: usize = 160 * 1024;

@@ -10,7 +10,11 @@
 //! | 0 | u32 | sequence: the futex the sleeper waits on; whoever wakes adds one, then FUTEX_WAKE |
 //! | 4 | u32 | 1 while the sleeper sleeps or is about to, else 0 |
 //! | 8 | u32 | value of the watched word at which it goes on sleeping |
+//! | 12 | u32 | who woke it, as far as known: [`FROM_AFAR`], [`FROM_HERE`], 0 |
 //! | 16 | u64 | place of the watched 32-bit word: [`crate::pool`] |
+//!
+//! A sleeper that waits on a *bell* of its own ([`crate::Request::Bell`]) says so in the ticket that others find in the construct: [`with_bell`]. Who wakes it
+//! rings the bell instead of the futex.
 //!
 //! The front-end compares the watched word with the expected value whenever its domain is rung, and ten times a second while anyone sleeps.
 
@@ -22,6 +26,12 @@ pub const SEQUENCE_AT: usize = 0;
 pub const ACTIVE_AT: usize = 4;
 /// Offset of the expected value in an entry.
 pub const EXPECTED_AT: usize = 8;
+/// Offset of what a waker says of itself.
+pub const HOW_AT: usize = 12;
+/// The waker is of another kernel.
+pub const FROM_AFAR: u32 = 1;
+/// The waker is of the sleeper's own kernel.
+pub const FROM_HERE: u32 = 2;
 /// Offset of the watched word's pool offset in an entry.
 pub const WATCHED_AT: usize = 16;
 /// Entries in a wait page; ticket 0 is not used.
@@ -34,3 +44,17 @@ pub const RESTARTS_AT: usize = 8;
 pub const MSGMAX_AT: usize = 12;
 /// Offset of SEMOPM in the time page.
 pub const SEMOPM_AT: usize = 16;
+
+const BELL_SHIFT: u32 = 16;
+const _: () = assert!(TICKETS <= 1 << BELL_SHIFT);
+
+/// A ticket as a sleeper shows it that waits on a bell; with bell 0, the ticket alone.
+#[inline(always)]
+pub const fn with_bell(ticket: u32, bell: u16) -> u32 {
+    ticket | (bell as u32) << BELL_SHIFT
+}
+
+/// The ticket and the bell of what a sleeper shows. Claims: construct memory says so.
+pub const fn ticket_and_bell(shown: u32) -> (u32, u16) {
+    (shown & ((1 << BELL_SHIFT) - 1), (shown >> BELL_SHIFT) as u16)
+}

@@ -228,11 +228,20 @@ pub enum Request {
         /// Place ([`crate::pool`]) of the 32-bit word that the sleeper watches. Space 0 is woken through it (the back-end wakes the futex there,
         /// whoever sleeps on it); other spaces look at all of their sleepers.
         at: u64,
+        /// The bell that the sleeper waits on; 0: none.
+        bell: u16,
     },
     /// Words of the wait page for `count` more threads. Answered by [`Reply::Tickets`].
     Tickets {
         /// How many.
         count: u32,
+    },
+    /// In a guest whose port has bells: the line to ring others by, past the front-end, and for `wait` a bell that one thread may wait on. Answered by
+    /// [`Reply::Bell`], with the line's descriptor, and with that of the bell, an epoll instance that is readable once or more after each ring and holds
+    /// the bell's number as its data. ENOSYS: this domain has none. ENOSPC: all are taken.
+    Bell {
+        /// Not only to ring.
+        wait: bool,
     },
     /// This process is about to fork, with one end of a socket pair beside the message: its attachments count for the child as well from
     /// now on, until that socket says who the child is ([`Request::Hello`] there with SCM_CREDENTIALS) or ends.
@@ -281,8 +290,9 @@ pub enum Request {
         /// Domain names. Empty: all but the owner's.
         domains: Vec<String>,
     },
-    /// A guest is about to be started: makes its domain, with the host's end of its byte stream beside the message. For root and the
-    /// daemon's own user. Answered by [`Reply::DomainReady`] and the descriptors of its groups' pools.
+    /// A guest is about to be started: makes its domain, with the host's end of its byte stream beside the message, and behind it, if the port has
+    /// bells, the host's ends of the ring line and of each bell. For root and the daemon's own user. Answered by [`Reply::DomainReady`] and the descriptors of its
+    /// groups' pools.
     AttachDomain {
         /// Domain name.
         name: String,
@@ -377,6 +387,11 @@ pub enum Reply {
     Info(Info),
     /// To Tickets: indices into the wait page.
     Tickets(Vec<u32>),
+    /// To Bell, with one or two descriptors.
+    Bell {
+        /// The bell's number; 0 if none was asked for.
+        bell: u16,
+    },
     /// To AttachDomain, with a descriptor for each pool, in this order.
     DomainReady {
         /// Its number.

@@ -71,6 +71,20 @@ pub enum Up {
         space: u16,
         /// Place of the word that is watched, as in [`Request::Ring`].
         at: u64,
+        /// The bell that the sleeper waits on; 0: none.
+        bell: u16,
+    },
+    /// Bells 1 to `count` can be rung; what was in their lines has been read.
+    Bells {
+        /// How many.
+        count: u16,
+    },
+    /// To [`Down::ReadBell`]: so many bytes were read.
+    BellRead {
+        /// Which.
+        bell: u16,
+        /// How many.
+        bytes: u32,
     },
     /// Once a second.
     Heartbeat,
@@ -119,6 +133,11 @@ pub enum Down {
     },
     /// Somebody rang this space: look at your sleepers.
     Ring,
+    /// A bell has been rung often: read its line, which nobody else does, and say how much was in it.
+    ReadBell {
+        /// Which.
+        bell: u16,
+    },
     /// The back-end was restarted: say hello again and repeat what was not answered.
     Restarted,
     /// Once a second, and when the limits have changed.

@@ -62,6 +62,8 @@ pub struct Given {
     pub stream: OwnedFd,
     /// The pools of its groups, in any order.
     pub pools: Vec<OwnedFd>,
+    /// None, or stream sockets whose other ends the back-end has: the ring line and the bells.
+    pub bells: Vec<OwnedFd>,
 }
 
 impl Given {
@@ -69,9 +71,11 @@ impl Given {
     ///
     /// # Errors
     /// If one is not open.
-    pub fn inherited(stream: i32, pools: &[i32]) -> std::io::Result<Self> {
+    pub fn inherited(stream: i32, pools: &[i32], bells: &[i32]) -> std::io::Result<Self> {
         let pools = pools.iter().map(|pool| keeper::take_inherited(*pool));
+        let bells = bells.iter().map(|bell| keeper::take_inherited(*bell));
         Ok(Given {
+            bells: bells.collect::<Result<_, _>>()?,
             stream: keeper::take_inherited(stream)?,
             pools: pools.collect::<std::io::Result<_>>()?,
         })
@@ -160,7 +164,9 @@ pub fn join(options: JoinOptions, given: Option<Given>) -> anyhow::Result<()> {
     let (lock, made) = sockets::lock(&setup.runtime_dir)?;
     setup.made_dir = made;
     let mut kept: Vec<(String, OwnedFd)> = Vec::new();
-    if let Some(Given { stream, pools }) = given {
+    if let Some(Given { stream, pools, bells }) = given {
+        let bells = bells.into_iter().enumerate();
+        kept.extend(bells.map(|(number, line)| (frontend::given_bell(number), line)));
         kept.push((frontend::STREAM.into(), stream));
         let pools = (0..).zip(pools);
         kept.extend(pools.map(|(number, pool): (u32, _)| (format!("{}{number}", frontend::POOLS), pool)));

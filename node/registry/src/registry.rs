@@ -262,6 +262,7 @@ impl Registry {
             Request::Hello { .. }
             | Request::Ring { .. }
             | Request::Tickets { .. }
+            | Request::Bell { .. }
             | Request::ForkPrepare
             | Request::AttachDomain { .. }
             | Request::OpenDomain { .. }

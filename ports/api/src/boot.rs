@@ -30,6 +30,8 @@ pub struct MachineSpec {
     pub pools: Vec<OwnedFd>,
     /// Byte stream to the back-end.
     pub control: Option<OwnedFd>,
+    /// Byte streams to the back-end: the ring line's, then each bell's. As many as [`Boot::bells`] says, or none.
+    pub bells: Vec<OwnedFd>,
     /// Datagram socket whose other end is another machine's: both become network cards, joined by a cable.
     pub network: Option<OwnedFd>,
     /// Byte stream that carries the program's standard input and output.
@@ -108,6 +110,11 @@ pub trait Boot: Send + Sync {
     /// Whether software runs the guests' instructions here instead of the processor: what is measured in them says little of the hardware.
     fn emulates(&self) -> bool {
         false
+    }
+
+    /// How many streams a machine can take for bells: one for the ring line and one for each bell, or 0 if the port has none.
+    fn bells(&self) -> usize {
+        0
     }
 
     /// Gets what is missing and can be had without installing anything, such as a kernel from the distribution's archive. May take a while.

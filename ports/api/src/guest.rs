@@ -4,6 +4,17 @@ use rustix::fd::OwnedFd;
 use vshmem_wire::pool::PoolHeader;
 use vshmem_wire::{Memory, Window};
 
+/// Lines of their own for waking, beside the stream, so that neither the waker's front-end nor the sleeper's stands in the way.
+#[derive(Debug)]
+pub struct Bells {
+    /// Clients get this to write rings to (`vshmem_wire::bell`), which the back-end reads. Raw, for writing, non-blocking. Nothing comes in by it.
+    /// Whatever clients do to it, rings of others may at worst get lost.
+    pub ring: OwnedFd,
+    /// Bells 1, 2, …: the back-end writes a byte to ring one. Raw, for reading, non-blocking. The front-end alone has these; clients get an epoll instance
+    /// that has one in it.
+    pub lines: Vec<OwnedFd>,
+}
+
 /// A port, seen from inside a domain.
 pub trait GuestPort: Send {
     /// The port's name.
@@ -12,6 +23,14 @@ pub trait GuestPort: Send {
     fn detect(&self) -> anyhow::Result<()>;
     /// The byte stream to the back-end, raw and non-blocking.
     fn stream(&self) -> anyhow::Result<OwnedFd>;
+    /// The domain's bells, if it has any; called once, by a front-end that does not have them from a former life. A port without bells keeps this default:
+    /// its domains are rung by the stream.
+    ///
+    /// # Errors
+    /// If the machine was given bells that cannot be used.
+    fn bells(&self) -> anyhow::Result<Option<Bells>> {
+        Ok(None)
+    }
     /// Told once the back-end has said which pools those of the domain's groups are: finds each among the memories that this machine was given. A port that
     /// can have only one keeps this default.
     ///

@@ -5,7 +5,7 @@
 
 use anyhow::Context;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use vshmem_port::guest::GuestPort;
+use vshmem_port::guest::{Bells, GuestPort};
 use vshmem_wire::Window;
 use vshmem_wire::pool::{HEADER_BYTES, PoolHeader};
 
@@ -16,12 +16,14 @@ use crate::file;
 pub struct LocalGuest {
     stream: OwnedFd,
     pools: Vec<OwnedFd>,
+    bells: Vec<OwnedFd>,
 }
 
 impl LocalGuest {
-    /// A front-end's port over `stream`, whose other end the back-end has, and the pools of its groups in any order, open for writing.
-    pub fn new(stream: OwnedFd, pools: Vec<OwnedFd>) -> Self {
-        LocalGuest { stream, pools }
+    /// A front-end's port over `stream`, whose other end the back-end has, and the pools of its groups in any order, open for writing. `bells`: none, or stream
+    /// sockets whose other ends the back-end has, the ring line first.
+    pub fn new(stream: OwnedFd, pools: Vec<OwnedFd>, bells: Vec<OwnedFd>) -> Self {
+        LocalGuest { stream, pools, bells }
     }
 }
 
@@ -44,6 +46,19 @@ impl GuestPort for LocalGuest {
     fn stream(&self) -> anyhow::Result<OwnedFd> {
         rustix::io::ioctl_fionbio(&self.stream, true).context("making the stream non-blocking")?;
         Ok(self.stream.try_clone()?)
+    }
+
+    fn bells(&self) -> anyhow::Result<Option<Bells>> {
+        let mut lines = Vec::new();
+        for line in &self.bells {
+            rustix::io::ioctl_fionbio(line, true).context("making a bell non-blocking")?;
+            lines.push(line.try_clone()?);
+        }
+        if lines.len() < 2 {
+            return Ok(None);
+        }
+        let ring = lines.remove(0);
+        Ok(Some(Bells { ring, lines }))
     }
 
     fn choose(&mut self, pools: &[PoolHeader]) -> anyhow::Result<()> {

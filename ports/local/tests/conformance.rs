@@ -149,7 +149,7 @@ fn domain(kind: &str) -> anyhow::Result<()> {
     let memory = std::io::stdout().as_fd().try_clone_to_owned()?;
     if kind == "pool" {
         let pool = receive(&memory).context("waiting for the pool")?;
-        serve(&LocalGuest::new(stream, vec![pool]))
+        serve(&LocalGuest::new(stream, vec![pool], Vec::new()))
     } else {
         serve(&Handed { stream, memory })
     }

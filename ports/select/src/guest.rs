@@ -56,10 +56,10 @@ pub fn guest(name: &str) -> anyhow::Result<Box<dyn GuestPort>> {
     )
 }
 
-/// A front-end's port in a process of this very kernel: `stream` leads to the back-end, `pools` are its groups' pools. For tests of front-ends
-/// without a virtual machine.
-pub fn local_guest(stream: OwnedFd, pools: Vec<OwnedFd>) -> Box<dyn GuestPort> {
-    Box::new(LocalGuest::new(stream, pools))
+/// A front-end's port in a process of this very kernel: `stream` leads to the back-end, `pools` are its groups' pools, `bells` are the ring line and the bells,
+/// if there are any. For tests of front-ends without a virtual machine.
+pub fn local_guest(stream: OwnedFd, pools: Vec<OwnedFd>, bells: Vec<OwnedFd>) -> Box<dyn GuestPort> {
+    Box::new(LocalGuest::new(stream, pools, bells))
 }
 
 #[cfg(test)]

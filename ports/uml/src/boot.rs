@@ -30,8 +30,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use rustix::thread::CpuSet;
 use vshmem_port::boot::{Boot, BootError, Machine, MachineSpec};
 
-use crate::guest::POOL_BYTES;
-use crate::inside::{CONTROL_LINE, STDIO_LINE};
+use crate::guest::{BELLS, POOL_BYTES};
+use crate::inside::{CONTROL_LINE, RING_LINE, STDIO_LINE};
 
 /// Names another `linux.uml` than the one on the path.
 pub const PROGRAM_VARIABLE: &str = "VSHMEM_UML";
@@ -52,6 +52,9 @@ const MEMORY_MIN: u64 = 64 << 20;
 
 /// `linux.uml` cuts its command line here.
 const COMMAND_LINE_MAX: usize = 2000;
+
+/// Bells of a guest, each for one thread that sleeps: threads beyond them are woken by their front-end.
+const BELL_LINES: usize = 16;
 
 /// The host's side of the port.
 #[derive(Debug)]
@@ -86,6 +89,10 @@ impl Boot for UmlBoot {
     fn check(&self) -> Result<(), BootError> {
         self.program()?;
         crate::memory::check(MEMORY_MIN)
+    }
+
+    fn bells(&self) -> usize {
+        1 + BELL_LINES
     }
 
     fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, BootError> {
@@ -179,6 +186,12 @@ fn arguments(spec: &MachineSpec, folder: &Path) -> Result<Vec<OsString>, BootErr
     if let Some(control) = &spec.control {
         line.push(format!("ssl{CONTROL_LINE}=fd:{}", control.as_raw_fd()).into());
     }
+    for (number, bell) in spec.bells.iter().take(1 + BELL_LINES).enumerate() {
+        line.push(format!("ssl{}=fd:{}", usize::from(RING_LINE) + number, bell.as_raw_fd()).into());
+    }
+    if spec.bells.len() > 1 {
+        line.push(format!("{BELLS}{}", spec.bells.len().min(1 + BELL_LINES) - 1).into());
+    }
     if let Some(card) = &spec.network {
         line.push(format!("vec0:transport=fd,fd={},depth=64", card.as_raw_fd()).into());
     }
@@ -242,6 +255,7 @@ fn spawn(program: &Path, arguments: &[OsString], spec: &MachineSpec) -> io::Resu
     ]
     .into_iter()
     .flatten()
+    .chain(&spec.bells)
     .map(AsRawFd::as_raw_fd)
     .collect();
     let parent = rustix::process::getpid();
@@ -478,6 +492,7 @@ mod tests {
             pools: Vec::new(),
             control: None,
             network: None,
+            bells: Vec::new(),
             binds: Vec::new(),
             special: vshmem_port::boot::Special::default(),
             stdio: null(),

@@ -1,4 +1,5 @@
-//! The port as a front-end inside a UML guest sees it: `/dev/ttyS0` is the stream, `/dev/mmapper` is the memory.
+//! The port as a front-end inside a UML guest sees it: `/dev/ttyS0` is the stream, `/dev/mmapper` is the memory, `/dev/ttyS2` is the ring line, and the lines
+//! behind it are bells.
 //!
 //! Facts this rests on, measured on 6.1:
 //! - The driver maps from offset 0 only, but any length up to the region's: a piece is mapped up to its end and cut.
@@ -16,16 +17,35 @@ use rustix::fs::{Mode, OFlags};
 use rustix::termios::{ControlModes, OptionalActions};
 use std::path::Path;
 use std::sync::OnceLock;
-use vshmem_port::guest::GuestPort;
+use vshmem_port::guest::{Bells, GuestPort};
 use vshmem_port::store::PAGE;
 use vshmem_wire::Window;
 
+use crate::inside::RING_LINE;
 use crate::length;
 
 const MEMORY: &str = "/dev/mmapper";
 /// On the kernel command line, followed by the pool's size.
 pub(crate) const POOL_BYTES: &str = "vshmem.pool=";
+/// On the kernel command line, followed by the number of bells.
+pub(crate) const BELLS: &str = "vshmem.bells=";
 const STREAM: &str = "/dev/ttyS0";
+/// A UML kernel has no more serial lines.
+const MOST_LINES: u64 = 64;
+
+/// Opens a serial line and makes it raw.
+fn open_line(path: &str, access: OFlags) -> anyhow::Result<OwnedFd> {
+    let flags = access | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let line = rustix::fs::open(path, flags, Mode::empty()).with_context(|| format!("opening {path}"))?;
+    let mut settings =
+        rustix::termios::tcgetattr(&line).with_context(|| format!("{path} is no serial line"))?;
+    settings.make_raw();
+    settings.control_modes |= ControlModes::CLOCAL | ControlModes::CREAD;
+    settings.control_modes -= ControlModes::HUPCL;
+    rustix::termios::tcsetattr(&line, OptionalActions::Now, &settings)
+        .with_context(|| format!("making {path} raw"))?;
+    Ok(line)
+}
 
 /// The guest's side of the port.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,17 +77,21 @@ impl GuestPort for UmlGuest {
     }
 
     fn stream(&self) -> anyhow::Result<OwnedFd> {
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let line = rustix::fs::open(STREAM, flags, Mode::empty())
-            .with_context(|| format!("opening {STREAM}, the stream to the back-end"))?;
-        let mut settings =
-            rustix::termios::tcgetattr(&line).with_context(|| format!("{STREAM} is no serial line"))?;
-        settings.make_raw();
-        settings.control_modes |= ControlModes::CLOCAL | ControlModes::CREAD;
-        settings.control_modes -= ControlModes::HUPCL;
-        rustix::termios::tcsetattr(&line, OptionalActions::Now, &settings)
-            .with_context(|| format!("making {STREAM} raw"))?;
-        Ok(line)
+        open_line(STREAM, OFlags::RDWR).context("the stream to the back-end")
+    }
+
+    fn bells(&self) -> anyhow::Result<Option<Bells>> {
+        let command_line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        let Some(count) = said(&command_line, BELLS).filter(|&count| count > 0) else {
+            return Ok(None);
+        };
+        let ring = u64::from(RING_LINE);
+        let lines = (1..=count.min(MOST_LINES - 1 - ring))
+            .map(|bell| open_line(&format!("/dev/ttyS{}", ring + bell), OFlags::RDONLY));
+        Ok(Some(Bells {
+            ring: open_line(&format!("/dev/ttyS{ring}"), OFlags::WRONLY)?,
+            lines: lines.collect::<anyhow::Result<_>>()?,
+        }))
     }
 
     fn window(&self, _only: usize, writable: bool) -> anyhow::Result<(OwnedFd, Window)> {
@@ -83,11 +107,11 @@ impl GuestPort for UmlGuest {
     }
 }
 
-/// What the kernel command line says of the pool's size, if anything: `vshmem.pool=BYTES`.
-fn said(command_line: &str) -> Option<u64> {
+/// The number that the kernel command line gives behind `key`, if any.
+fn said(command_line: &str, key: &str) -> Option<u64> {
     let words = command_line.split_ascii_whitespace();
     words
-        .filter_map(|word| word.strip_prefix(POOL_BYTES))
+        .filter_map(|word| word.strip_prefix(key))
         .find_map(|bytes| bytes.parse().ok())
 }
 
@@ -103,7 +127,7 @@ fn pool_bytes(device: BorrowedFd<'_>) -> anyhow::Result<u64> {
 
 fn find_pool_bytes(device: BorrowedFd<'_>) -> anyhow::Result<u64> {
     let command_line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    if let Some(bytes) = said(&command_line) {
+    if let Some(bytes) = said(&command_line, POOL_BYTES) {
         return Ok(bytes);
     }
     let mappable = length::mappable(device).with_context(|| format!("asking {MEMORY} for its size"))?;
@@ -122,10 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn the_size_on_the_command_line_is_understood() {
-        assert_eq!(said("mem=64M vshmem.pool=1048576 quiet"), Some(1 << 20));
-        assert_eq!(said("vshmem.pool=rubbish"), None);
-        assert_eq!(said("xvshmem.pool=1"), None);
-        assert_eq!(said(""), None);
+    fn the_numbers_on_the_command_line_are_understood() {
+        let line = "mem=64M vshmem.pool=1048576 vshmem.bells=4 quiet";
+        assert_eq!(said(line, POOL_BYTES), Some(1 << 20));
+        assert_eq!(said(line, BELLS), Some(4));
+        assert_eq!(said("vshmem.pool=rubbish", POOL_BYTES), None);
+        assert_eq!(said("xvshmem.pool=1", POOL_BYTES), None);
+        assert_eq!(said("", BELLS), None);
     }
 }

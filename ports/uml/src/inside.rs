@@ -12,6 +12,8 @@ use vshmem_port::boot::Inside;
 pub(crate) const CONTROL_LINE: u8 = 0;
 /// The line given as `ssl1=`.
 pub(crate) const STDIO_LINE: u8 = 1;
+/// The ring line, behind which the bells' lines come.
+pub(crate) const RING_LINE: u8 = 2;
 
 /// The guest's side of the port.
 #[derive(Debug, Clone, Copy, Default)]

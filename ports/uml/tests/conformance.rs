@@ -68,6 +68,7 @@ impl Fixture for Uml {
             init_args: vec!["domain".to_owned()],
             pools: vec![store.descriptor(Serial(0), true)?.0],
             control: Some(control),
+            bells: Vec::new(),
             network: None,
             binds: Vec::new(),
             special: Special::default(),

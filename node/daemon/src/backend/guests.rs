@@ -4,6 +4,7 @@
 //! it before it is spoken to (a serial line that nobody has set up yet echoes). The stream's end is the domain's end; silence is not, since a paused
 //! VM is silent.
 
+use super::bells::Bells;
 use super::requests::{check_version, is_domain_name, surprise};
 use super::{Backend, start};
 use crate::process::pages;
@@ -61,6 +62,7 @@ pub(super) struct Guest {
     pub(super) name: String,
     pub(super) port: String,
     pub(super) stream: Stream,
+    pub(super) bells: Bells,
     /// Names its stay: a front-end that names another one belongs to a machine that was restored from a snapshot.
     pub(super) session: u64,
     /// It has said hello.
@@ -83,6 +85,7 @@ impl Guest {
             name,
             port,
             stream,
+            bells: Bells::default(),
             session: 0,
             greeted: false,
             ask_again: false,
@@ -101,12 +104,14 @@ impl Backend {
         client: u32,
         name: String,
         port: String,
-        stream: Option<OwnedFd>,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
         self.check_may_bring_in(client)?;
         let pools = self.pools_of(&name, &port)?;
-        let stream =
-            stream.ok_or_else(|| Failure::because(libc::EINVAL, "no stream came with the request"))?;
+        let mut descriptors = descriptors.into_iter();
+        let stream = descriptors
+            .next()
+            .ok_or_else(|| Failure::because(libc::EINVAL, "no stream came with the request"))?;
         let open = |pool: &GroupPool| {
             let opened = self.stores.of(pool.number).descriptor(Serial(0), true);
             opened
@@ -118,7 +123,7 @@ impl Backend {
             .filter(|pool| self.shows_whole(pool.number))
             .map(open)
             .collect::<Result<_, _>>()?;
-        let domain = self.bring_in(name, port, stream)?;
+        let domain = self.bring_in(name, port, stream, descriptors.collect())?;
         let shown = pools.into_iter().map(|pool| ShownPool {
             group: pool.header.group,
             bytes: pool.header.bytes,
@@ -185,8 +190,14 @@ impl Backend {
         Ok(pools)
     }
 
-    /// Makes the domain of a guest whose stream is there; gives its number.
-    pub(super) fn bring_in(&mut self, name: String, port: String, stream: OwnedFd) -> Result<u16, Failure> {
+    /// Makes the domain of a guest whose stream is there, and maybe its bells; gives its number.
+    pub(super) fn bring_in(
+        &mut self,
+        name: String,
+        port: String,
+        stream: OwnedFd,
+        bells: Vec<OwnedFd>,
+    ) -> Result<u16, Failure> {
         if !is_domain_name(&name) || port == start::LOCAL && name == start::HOST {
             let why = format!("{name:?} is no name for a guest: letters, digits, dots, dashes, underlines");
             return Err(Failure::because(libc::EINVAL, why));
@@ -198,6 +209,7 @@ impl Backend {
         let unusable =
             |e: std::io::Error| Failure::because(libc::EINVAL, format!("the stream cannot be used: {e}"));
         let stream = Stream::paced(stream, false).map_err(unusable)?;
+        let bells = Bells::new(bells).map_err(unusable)?;
         let command = Command::DomainUp {
             name: name.clone(),
             port: port.clone(),
@@ -215,6 +227,7 @@ impl Backend {
         tracing::info!(domain = %name, number, space, %port, "a guest comes in");
         let mut guest = Guest::new(number, space, name, port, stream);
         guest.session = new_session().map_err(unusable)?;
+        guest.bells = bells;
         self.add_guest(guest).map_err(unusable)?;
         Ok(number)
     }
@@ -227,7 +240,7 @@ impl Backend {
         self.keeper
             .keep(start::guest_name(&guest), guest.stream.fd().as_fd());
         self.guests.insert(number, guest);
-        Ok(())
+        self.add_bells(number)
     }
 
     pub(super) fn guest_ready(&mut self, number: u32, ready: Ready) {
@@ -286,7 +299,9 @@ impl Backend {
                 session,
             } => return self.guest_hello(number, (version, layout), (wanted, session), clients),
             Up::Heartbeat => {}
-            Up::Ring { space, at } => self.ring(space, at),
+            Up::Ring { space, at, bell } => self.ring(space, at, bell),
+            Up::Bells { count } => guest.bells.opened(count),
+            Up::BellRead { bell, bytes } => guest.bells.was_read(bell, bytes),
             Up::Connect {
                 tag,
                 who,
@@ -400,7 +415,7 @@ impl Backend {
     }
 
     /// Tells a guest; its stream's failure is its end.
-    fn tell_or_lose(&mut self, number: u32, down: &Down) {
+    pub(super) fn tell_or_lose(&mut self, number: u32, down: &Down) {
         match self.tell(number, down) {
             Ok(()) => self.settle_guest(number),
             Err(e) => self.lose_guest(number, &e.to_string()),
@@ -431,12 +446,16 @@ impl Backend {
         };
         tracing::info!(domain = %guest.name, "a guest is gone: {why}");
         self.reactor.forget(guest.stream.fd());
+        for (i, line) in guest.bells.descriptors().enumerate() {
+            self.reactor.forget(line);
+            self.keeper.drop_kept(start::bell_name(guest.domain, i));
+        }
         self.keeper.drop_kept(start::guest_name(&guest));
         let _ = self.apply(Command::DomainDown { domain: guest.domain });
     }
 
-    /// Wakes sleepers: in space 0 whoever sleeps on the word at a place, in another one by ringing its front-end.
-    pub(super) fn ring(&mut self, space: u16, at: u64) {
+    /// Wakes sleepers: in space 0 whoever sleeps on the word at a place, in another one whoever waits on the bell, or else by ringing its front-end.
+    pub(super) fn ring(&mut self, space: u16, at: u64, bell: u16) {
         if space == 0 {
             let (group, at) = pool::split(at);
             if let (Some(pool), Ok(at)) = (self.pools.get(&group), usize::try_from(at)) {
@@ -444,11 +463,17 @@ impl Backend {
             }
             return;
         }
-        let Some((&number, guest)) = self
-            .guests
-            .iter_mut()
-            .find(|(_, g)| g.space == space && g.greeted)
-        else {
+        let greeted = |guest: &Guest| guest.space == space && guest.greeted;
+        let Some(number) = self.guests.iter().find(|(_, g)| greeted(g)).map(|(n, _)| *n) else {
+            return;
+        };
+        if bell == 0 || !self.ring_bell(number, bell) {
+            self.ring_front_end(number);
+        }
+    }
+
+    fn ring_front_end(&mut self, number: u32) {
+        let Some(guest) = self.guests.get_mut(&number) else {
             return;
         };
         // While it is behind with reading, one bell later is as good as many now.
@@ -462,7 +487,12 @@ impl Backend {
     /// Rings every one of these spaces.
     pub(super) fn ring_all(&mut self, spaces: BTreeSet<u16>) {
         for space in spaces {
-            self.ring(space, 0);
+            let there = self.guests.iter().find(|(_, g)| g.space == space && g.greeted);
+            let Some(number) = there.map(|(n, _)| *n) else {
+                continue;
+            };
+            self.ring_front_end(number);
+            self.ring_bells(number);
         }
     }
 

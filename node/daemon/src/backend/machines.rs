@@ -110,7 +110,7 @@ fn held_name(port: &str, group: u16) -> String {
 }
 
 /// Takes out of `kept` what is held under names with this prefix.
-fn take_out(kept: &mut BTreeMap<String, OwnedFd>, prefix: &str) -> BTreeMap<String, OwnedFd> {
+pub(super) fn take_out(kept: &mut BTreeMap<String, OwnedFd>, prefix: &str) -> BTreeMap<String, OwnedFd> {
     let names: Vec<String> = kept.keys().filter(|n| n.starts_with(prefix)).cloned().collect();
     let taken = names.into_iter().filter_map(|name| {
         let descriptor = kept.remove(&name)?;
@@ -304,7 +304,7 @@ impl Backend {
         let (domain, port, behind) = (door.domain.clone(), door.port.clone(), door.behind);
         let refused = match behind {
             Behind::Control => self
-                .bring_in(domain.clone(), port, socket)
+                .bring_in(domain.clone(), port, socket, Vec::new())
                 .map(drop)
                 .map_err(|failure| failure.why),
             Behind::Device(group) => self.device_connects(&domain, (&port, group), socket),

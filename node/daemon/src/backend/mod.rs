@@ -8,6 +8,7 @@
 //! | [`start`] | a first life, or one that follows another; the end |
 //! | [`requests`] | local clients' hellos and requests |
 //! | [`guests`] | guests' streams |
+//! | [`bells`] | guests' lines for ringing past their front-ends |
 //! | [`machines`] | sockets for machines that somebody else starts |
 //! | [`effects`] | what the registry wants done to construct memory |
 //! | [`stat`], [`behalf`] | reading and operating on sets and queues |
@@ -15,6 +16,7 @@
 //! | [`memory`], [`world`] | how the back-end itself reaches them |
 
 mod behalf;
+mod bells;
 mod effects;
 mod guests;
 mod machines;
@@ -158,6 +160,7 @@ impl Backend {
             }
             Token::Process(client) => self.clients.process_ended(&self.reactor, client, &mut events),
             Token::Stream(guest) => self.guest_ready(guest, ready),
+            Token::Bells(guest) => self.bells_ready(guest),
             Token::Keeper => self.keeper_said(),
             Token::Signal => self.stopping |= crate::process::signals::came(&self.signals),
             Token::Clock => self.second(&mut events),

@@ -222,10 +222,10 @@ impl Backend {
         events: &mut Vec<Event>,
     ) {
         let (verdict, fds) = match body {
-            Request::Ring { space, at } => return self.ring(space, at),
+            Request::Ring { space, at, bell } => return self.ring(space, at, bell),
             Request::ForkPrepare => (self.fork_prepare(client, descriptors.pop()), Vec::new()),
             Request::AttachDomain { name, port } => {
-                match self.attach_domain(client, name, port, descriptors.pop()) {
+                match self.attach_domain(client, name, port, descriptors) {
                     Ok((reply, pools)) => (Ok(reply), pools),
                     Err(failure) => (Err(failure), Vec::new()),
                 }

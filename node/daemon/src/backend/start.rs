@@ -1,5 +1,6 @@
 //! The back-end's start, after nobody or after a former life of itself, and its end.
 
+use super::bells::Bells;
 use super::guests::Guest;
 use super::machines::Machines;
 use super::memory::Mappings;
@@ -34,6 +35,7 @@ const DOOR: &str = "door/";
 const GREETED: &str = "greeted/";
 const ATTACHED: &str = "attached/";
 const FORK: &str = "fork/";
+const BELL: &str = "bell/";
 /// Listening sockets for hypervisors.
 pub(super) const MACHINE: &str = "machine/";
 /// What ports' device servers hold.
@@ -42,6 +44,11 @@ pub(super) const DEVICE: &str = "device/";
 /// The name under which a fork's socket is kept.
 pub(super) fn fork_name(fork: u64, domain: u16) -> String {
     format!("{FORK}{fork}/{domain}")
+}
+
+/// The name under which a line of a guest's bells is kept; 0 is the ring line.
+pub(super) fn bell_name(domain: u16, line: usize) -> String {
+    format!("{BELL}{domain}/{line}")
 }
 
 /// The name under which a guest's stream is kept.
@@ -260,11 +267,12 @@ impl Backend {
     }
 
     /// Goes on where a former life was killed.
-    fn resume(&mut self, kept: BTreeMap<String, OwnedFd>, again: Vec<Effect>) {
+    fn resume(&mut self, mut kept: BTreeMap<String, OwnedFd>, again: Vec<Effect>) {
         let begun = Instant::now();
         self.mend_all();
         let _ = self.carry_out(again);
         let mut streams = 0;
+        let mut bells = super::machines::take_out(&mut kept, BELL);
         for (name, fd) in kept {
             if let Some(rest) = name.strip_prefix(FORK) {
                 self.resume_fork(rest, fd);
@@ -274,13 +282,16 @@ impl Backend {
                 .or(name.strip_prefix(ATTACHED).map(|rest| (rest, false)))
             {
                 streams += 1;
-                if let Err(e) = self.resume_guest(rest, fd, greeted) {
+                if let Err(e) = self.resume_guest(rest, fd, greeted, &mut bells) {
                     tracing::error!("guest {rest} is lost: {e:#}");
                 }
             } else if !name.starts_with(DOOR) && name != sockets::LOCK {
                 tracing::warn!("nobody knows what {name} was kept for");
                 self.keeper.drop_kept(name);
             }
+        }
+        for name in bells.into_keys() {
+            self.keeper.drop_kept(format!("{BELL}{name}"));
         }
         self.resume_domains();
         self.resume_clients();
@@ -304,7 +315,13 @@ impl Backend {
         }
     }
 
-    fn resume_guest(&mut self, rest: &str, fd: OwnedFd, greeted: bool) -> anyhow::Result<()> {
+    fn resume_guest(
+        &mut self,
+        rest: &str,
+        fd: OwnedFd,
+        greeted: bool,
+        bells: &mut BTreeMap<String, OwnedFd>,
+    ) -> anyhow::Result<()> {
         let mut words = rest.splitn(5, '/');
         let mut next = || words.next().context("a name without its parts");
         let session = next()?.parse()?;
@@ -319,6 +336,9 @@ impl Backend {
         guest.session = session;
         guest.greeted = greeted;
         guest.ask_again = greeted;
+        // They can be rung when the front-end has said hello again.
+        let lines = (0..).map_while(|line| bells.remove(&format!("{domain}/{line}")));
+        guest.bells = Bells::new(lines.collect())?;
         self.add_guest(guest)?;
         Ok(())
     }

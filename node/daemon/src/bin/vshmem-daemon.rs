@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use vshmem_daemon::{Given, JoinOptions, ServeOptions, daemon_main, join, parse_size, serve};
 
 const USAGE: &str = "usage: vshmem-daemon serve [--config FILE] [--runtime-dir DIR] [--pool SIZE]
-       vshmem-daemon join [--port NAME] [--domain NAME] [--runtime-dir DIR] [--stream-fd N --pool-fd N ...]";
+       vshmem-daemon join [--port NAME] [--domain NAME] [--runtime-dir DIR] [--stream-fd N --pool-fd N ... [--bell-fd N]...]";
 
 fn main() -> ExitCode {
     if let Some(code) = daemon_main() {
@@ -26,7 +26,7 @@ fn run() -> anyhow::Result<()> {
     let mut words = std::env::args().skip(1);
     let role = words.next().context(USAGE)?;
     let (mut back, mut front) = (ServeOptions::default(), JoinOptions::default());
-    let (mut stream, mut pools) = (None, Vec::new());
+    let (mut stream, mut pools, mut bells) = (None, Vec::new(), Vec::new());
     while let Some(name) = words.next() {
         let value = words
             .next()
@@ -40,13 +40,14 @@ fn run() -> anyhow::Result<()> {
             ("join", "--domain") => front.domain = Some(value),
             ("join", "--stream-fd") => stream = Some(value.parse()?),
             ("join", "--pool-fd") => pools.push(value.parse()?),
+            ("join", "--bell-fd") => bells.push(value.parse()?),
             _ => bail!("{name} is not known\n{USAGE}"),
         }
     }
     match role.as_str() {
         "serve" => serve(back),
         "join" => {
-            let given = stream.map(|stream| Given::inherited(stream, &pools));
+            let given = stream.map(|stream| Given::inherited(stream, &pools, &bells));
             join(front, given.transpose()?)
         }
         _ => bail!(USAGE),

@@ -150,6 +150,10 @@ impl Frontend {
                 }
             }
             Down::Ring => self.sleepers.look(),
+            Down::ReadBell { bell } => {
+                let bytes = self.bells.as_ref().map_or(0, |bells| bells.read(bell));
+                self.tell(&Up::BellRead { bell, bytes });
+            }
             Down::Restarted => {
                 tracing::warn!("the back-end was restarted");
                 self.greet();
@@ -182,6 +186,13 @@ impl Frontend {
                 return;
             }
             self.keeper.ready();
+        }
+        if let Some(bells) = &self.bells {
+            let count = bells.count();
+            (1..=count).for_each(|bell| {
+                bells.read(bell);
+            });
+            self.tell(&Up::Bells { count });
         }
         let again: Vec<Up> = self
             .forks

@@ -87,12 +87,19 @@ impl Frontend {
         events: &mut Vec<Event>,
     ) {
         let verdict = match body {
-            Request::Ring { space, at } => {
-                if self.domain.as_ref().is_some_and(|d| d.space == space) {
+            Request::Ring { space, at, bell } => {
+                // A bell is the back-end's to ring.
+                if bell == 0 && self.domain.as_ref().is_some_and(|d| d.space == space) {
                     self.sleepers.look();
                 } else {
-                    self.tell(&Up::Ring { space, at });
+                    self.tell(&Up::Ring { space, at, bell });
                 }
+                return;
+            }
+            Request::Bell { wait } => {
+                let (verdict, descriptors) = self.give_bell(client, wait);
+                self.clients
+                    .answer(&self.reactor, client, seq, verdict, descriptors, events);
                 return;
             }
             Request::Tickets { count } => {
@@ -121,6 +128,28 @@ impl Frontend {
         };
         self.clients
             .answer(&self.reactor, client, seq, verdict, Vec::new(), events);
+    }
+
+    fn give_bell(&mut self, client: u32, wait: bool) -> (Verdict, Vec<OwnedFd>) {
+        let Some(bells) = &mut self.bells else {
+            return (Err(Failure::errno(libc::ENOSYS)), Vec::new());
+        };
+        let given = bells.ring_line().and_then(|line| match wait {
+            true => Ok((line, Some(bells.lease(client)?))),
+            false => Ok((line, None)),
+        });
+        match given {
+            Err(e) => {
+                let why = format!("no descriptor for a bell: {e}");
+                (Err(Failure::because(libc::ENOSPC, why)), Vec::new())
+            }
+            Ok((line, None)) => (Ok(Reply::Bell { bell: 0 }), vec![line]),
+            Ok((_, Some(None))) => (Err(Failure::errno(libc::ENOSPC)), Vec::new()),
+            Ok((line, Some(Some((bell, waits))))) => {
+                self.note(&Entry::Bell { client, bell });
+                (Ok(Reply::Bell { bell }), vec![line, waits])
+            }
+        }
     }
 
     fn fork_prepare(&mut self, client: u32, socket: Option<OwnedFd>) -> Verdict {
@@ -161,6 +190,9 @@ impl Frontend {
     fn gone(&mut self, client: u32, exec: bool) {
         // Its threads are gone either way, and with them whoever slept.
         self.sleepers.take_back(client);
+        if let Some(bells) = &mut self.bells {
+            bells.take_back(client);
+        }
         self.requests.retain(|(c, _), _| *c != client);
         self.note(&if exec {
             Entry::Execed { client }

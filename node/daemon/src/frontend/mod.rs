@@ -5,11 +5,13 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`bells`] | lines for ringing and being rung past this daemon |
 //! | [`link`] | the stream: hello, requests under way, answers |
 //! | [`local`] | local clients: their hellos, requests, forks, deaths |
 //! | [`sleepers`] | the wait page: tickets, and waking those whose word has changed |
 //! | [`start`] | a first life, or one that follows another; the end |
 
+mod bells;
 mod link;
 mod local;
 mod sleepers;
@@ -22,6 +24,7 @@ use crate::process::pages::TimePage;
 use crate::process::reactor::{Reactor, Ready, Token};
 use crate::process::stream::Stream;
 use anyhow::{Context, bail};
+use bells::Bells;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 use sleepers::Sleepers;
@@ -30,7 +33,7 @@ use std::path::PathBuf;
 use vshmem_port::guest::GuestPort;
 use vshmem_wire::{Credentials, Request, Window};
 
-pub(crate) use start::{POOLS, STREAM, run};
+pub(crate) use start::{POOLS, STREAM, given_bell, run};
 
 /// What a front-end is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +63,8 @@ enum Entry {
     Session { session: u64 },
     /// It got these entries of the wait page.
     Tickets { client: u32, tickets: Vec<u32> },
+    /// It got this bell.
+    Bell { client: u32, bell: u16 },
 }
 
 /// What the back-end's welcome said.
@@ -116,6 +121,8 @@ struct Frontend {
     /// The pools by their groups' numbers.
     windows: BTreeMap<u16, Windows>,
     sleepers: Sleepers,
+    /// None where the port has none.
+    bells: Option<Bells>,
     looks: Ticker,
     time: TimePage,
     journal: Journal,
@@ -162,7 +169,7 @@ impl Frontend {
                 self.sleepers.look_around();
             }
             // Only a back-end has these.
-            Token::Machine(_) | Token::Device(_) => {}
+            Token::Machine(_) | Token::Device(_) | Token::Bells(_) => {}
         }
         self.deal_with(events);
     }

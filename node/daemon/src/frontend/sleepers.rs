@@ -2,7 +2,8 @@
 //!
 //! A sleeper writes which word it watches and for which value to go on sleeping (`vshmem_wire::pages`); whenever this domain is rung, and ten times a
 //! second as long as anybody has an entry, the watched words are compared and those that changed are woken. That one look covers lost bells, wakers
-//! that died, and scribbled words. Clients can write anything into the page: a wrong entry wakes nobody, or its owner too often.
+//! that died, and scribbled words. Clients can write anything into the page: a wrong entry wakes nobody, or its owner too often. Who
+//! waits on a bell has an entry as well, but is woken by that alone, and looks by itself ten times a second.
 //!
 //! Where the port shows no memory as a whole, there is nothing to compare: then a ring wakes everybody who sleeps, and so does every tenth of those looks.
 //! Whoever is woken for nothing sees that by one load, and sleeps on.
@@ -12,7 +13,9 @@ use rustix::fd::{AsFd, BorrowedFd};
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
-use vshmem_wire::pages::{ACTIVE_AT, ENTRY, EXPECTED_AT, SEQUENCE_AT, TICKETS, WATCHED_AT};
+use vshmem_wire::pages::{
+    ACTIVE_AT, ENTRY, EXPECTED_AT, FROM_AFAR, HOW_AT, SEQUENCE_AT, TICKETS, WATCHED_AT,
+};
 use vshmem_wire::pool::split;
 use vshmem_words::{Mapping, Ordering, Words};
 
@@ -147,6 +150,7 @@ fn sleeps(page: &Mapping, ticket: u32) -> bool {
 
 fn wake(page: &Mapping, ticket: u32) {
     let entry = at(ticket);
+    page.store32(entry + HOW_AT, FROM_AFAR, Ordering::Relaxed);
     let sequence = page.load32(entry + SEQUENCE_AT, Ordering::Relaxed);
     page.store32(entry + SEQUENCE_AT, sequence.wrapping_add(1), Ordering::Release);
     wake_futex(page, entry + SEQUENCE_AT);

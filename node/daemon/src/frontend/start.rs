@@ -1,5 +1,6 @@
 //! The front-end's start, after nobody or after a former life of itself, and its end.
 
+use super::bells::Bells;
 use super::sleepers::{LOOK, Sleepers};
 use super::{Entry, Frontend, Setup};
 use crate::clients::Clients;
@@ -20,10 +21,23 @@ const LOG: &str = "log";
 const TIME: &str = "time";
 const WAIT: &str = "wait";
 const DOOR: &str = "door";
+/// Followed by a number: the ring line is 0.
+const BELL: &str = "bell/";
 pub(super) const FORK: &str = "fork/";
 /// Descriptors of a front-end in a process of the host's kernel, given from outside.
 pub(crate) const STREAM: &str = "given/stream";
 pub(crate) const POOLS: &str = "given/pool/";
+
+/// The name of a bell's line that was given from outside; 0 is the ring line.
+pub(crate) fn given_bell(number: usize) -> String {
+    format!("given/bell/{number}")
+}
+
+/// Lines under names with a number at their end, from 0 on.
+fn numbered(kept: &mut BTreeMap<String, OwnedFd>, name: impl Fn(usize) -> String) -> Vec<OwnedFd> {
+    (0..).map_while(|number| kept.remove(&name(number))).collect()
+}
+
 /// The log is written anew when it has grown to this.
 const LOG_BYTES: u64 = 256 << 10;
 /// Connections of one user.
@@ -41,6 +55,7 @@ pub(crate) fn run(setup: Setup, handover: Handover) -> anyhow::Result<()> {
 }
 
 fn choose_port(setup: &Setup, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<Box<dyn GuestPort>> {
+    let bells = numbered(kept, given_bell);
     let Some(stream) = kept.remove(STREAM) else {
         return vshmem_port_select::guest(&setup.port);
     };
@@ -50,7 +65,26 @@ fn choose_port(setup: &Setup, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::R
         .cloned()
         .collect();
     let pools = names.iter().filter_map(|name| kept.remove(name)).collect();
-    Ok(vshmem_port_select::local_guest(stream, pools))
+    Ok(vshmem_port_select::local_guest(stream, pools, bells))
+}
+
+/// The domain's bells: those of a former life, in whose lines clients may be waiting, or else the port's. Without them everything works, more slowly.
+fn open_bells(port: &dyn GuestPort, kept: &mut BTreeMap<String, OwnedFd>, keeper: &Keeper) -> Option<Bells> {
+    let mut lines = numbered(kept, |number| format!("{BELL}{number}"));
+    let bells = if lines.len() > 1 {
+        let ring = lines.remove(0);
+        Some(vshmem_port::guest::Bells { ring, lines })
+    } else {
+        port.bells().unwrap_or_else(|e| {
+            tracing::warn!("this domain is woken by its stream alone: {e:#}");
+            None
+        })
+    };
+    let bells = Bells::new(bells?);
+    for (number, line) in bells.descriptors().enumerate() {
+        keeper.keep(format!("{BELL}{number}"), line);
+    }
+    Some(bells)
 }
 
 /// Clients of a former life, as its log tells: pid, start time, and whether the program was replaced.
@@ -58,6 +92,7 @@ fn choose_port(setup: &Setup, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::R
 struct Past {
     clients: BTreeMap<u32, (u32, u64, bool)>,
     tickets: BTreeMap<u32, Vec<u32>>,
+    bells: BTreeMap<u32, Vec<u16>>,
     session: Option<u64>,
 }
 
@@ -74,6 +109,7 @@ fn recall(log: Option<OwnedFd>) -> anyhow::Result<(Journal, Past)> {
             }
             Entry::Execed { client } => {
                 past.tickets.remove(&client);
+                past.bells.remove(&client);
                 if let Some(known) = past.clients.get_mut(&client) {
                     known.2 = true;
                 }
@@ -81,9 +117,11 @@ fn recall(log: Option<OwnedFd>) -> anyhow::Result<(Journal, Past)> {
             Entry::Gone { client } => {
                 past.clients.remove(&client);
                 past.tickets.remove(&client);
+                past.bells.remove(&client);
             }
             Entry::Session { session } => past.session = Some(session),
             Entry::Tickets { client, tickets } => past.tickets.entry(client).or_default().extend(tickets),
+            Entry::Bell { client, bell } => past.bells.entry(client).or_default().push(bell),
         }
     }
     Ok((journal, past))
@@ -118,6 +156,7 @@ impl Frontend {
         let page = kept.remove(WAIT).map_or_else(WaitPage::new, WaitPage::adopt);
         let page = page.context("making the wait page")?;
         let (journal, past) = recall(kept.remove(LOG))?;
+        let bells = open_bells(&*port, &mut kept, &keeper);
         let door = open_door(&setup, kept.remove(DOOR), &keeper)?;
         let mut frontend = Frontend {
             setup,
@@ -140,6 +179,7 @@ impl Frontend {
             next_fork: pages::now() << 20,
             windows: BTreeMap::new(),
             sleepers: Sleepers::new(page),
+            bells,
             looks: clock::Ticker::new(LOOK).context("making a timer")?,
             time,
             journal,
@@ -180,6 +220,9 @@ impl Frontend {
                 if let Some(tickets) = past.tickets.get(&client) {
                     self.sleepers.restore(client, tickets);
                 }
+                if let (Some(bells), Some(own)) = (&mut self.bells, past.bells.get(&client)) {
+                    bells.restore(client, own);
+                }
             } else {
                 self.note(&Entry::Gone { client });
             }
@@ -217,7 +260,12 @@ impl Frontend {
             .chain(self.sleepers.owned().map(|(client, tickets)| Entry::Tickets {
                 client,
                 tickets: tickets.to_vec(),
-            }));
+            }))
+            .chain(
+                self.bells
+                    .iter()
+                    .flat_map(|bells| bells.owned().map(|(client, bell)| Entry::Bell { client, bell })),
+            );
         let written = Journal::new()
             .map_err(anyhow::Error::from)
             .and_then(|mut journal| {

@@ -16,6 +16,8 @@ pub(crate) enum Token {
     Process(u32),
     /// A guest's stream (back-end) or the stream to the back-end (front-end).
     Stream(u32),
+    /// A guest's ring line.
+    Bells(u32),
     /// A listening socket for hypervisors, by index.
     Machine(u32),
     /// A port's device server, by index.
@@ -43,6 +45,7 @@ impl Token {
             Token::Look => (8, 0),
             Token::Machine(n) => (9, n),
             Token::Device(n) => (10, n),
+            Token::Bells(n) => (11, n),
         };
         kind << 32 | u64::from(number)
     }
@@ -60,6 +63,7 @@ impl Token {
             8 => Token::Look,
             9 => Token::Machine(number),
             10 => Token::Device(number),
+            11 => Token::Bells(number),
             _ => return None,
         })
     }

@@ -8,8 +8,9 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 
-/// Most descriptors that are taken from one datagram; the kernel drops the rest.
-const MOST_DESCRIPTORS: usize = vshmem_wire::pool::MOST_POOLS;
+/// Most descriptors that are taken from one datagram; the kernel drops the rest. The most there are: a guest's stream, ring line and bells.
+const MOST_DESCRIPTORS: usize = 20;
+const _: () = assert!(vshmem_wire::pool::MOST_POOLS <= MOST_DESCRIPTORS);
 
 /// A received datagram; its bytes are at the start of the buffer given to [`receive`].
 #[derive(Debug, Default)]
@@ -41,7 +42,7 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
     };
-    let mut control = [0u64; 16];
+    let mut control = [0u64; 32];
     // SAFETY: all-zero is a valid msghdr.
     let mut head: libc::msghdr = unsafe { std::mem::zeroed() };
     head.msg_iov = &mut iov;

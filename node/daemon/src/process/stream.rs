@@ -149,10 +149,15 @@ mod tests {
         let (mut a, mut b) = (Stream::new(a.into()).unwrap(), Stream::new(b.into()).unwrap());
         a.send(&Up::Heartbeat).unwrap();
         rustix::io::write(a.fd(), b"rubbish VSHM more rubbish").unwrap();
-        a.send(&Up::Ring { space: 3, at: 64 }).unwrap();
+        let ring = Up::Ring {
+            space: 3,
+            at: 64,
+            bell: 0,
+        };
+        a.send(&ring).unwrap();
         b.fill().unwrap();
         assert_eq!(b.take::<Up>().unwrap(), Some(Up::Heartbeat));
-        assert_eq!(b.take::<Up>().unwrap(), Some(Up::Ring { space: 3, at: 64 }));
+        assert_eq!(b.take::<Up>().unwrap(), Some(ring));
         assert_eq!(b.take::<Up>().unwrap(), None);
         drop(a);
         assert!(matches!(b.fill(), Err(StreamError::Ended(_))));

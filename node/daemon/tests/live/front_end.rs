@@ -125,7 +125,7 @@ fn a_stream_that_ends_is_a_domain_that_is_gone() {
 }
 
 /// The daemon process of a front-end: the keeper's only child.
-fn front_end_pid(front: &Daemon) -> u32 {
+pub(crate) fn front_end_pid(front: &Daemon) -> u32 {
     let keeper = front.keeper.id();
     let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
     children.split_ascii_whitespace().next().unwrap().parse().unwrap()
@@ -242,6 +242,7 @@ fn sleepers_are_woken_by_a_ring_from_the_host() {
     let ring = Request::Ring {
         space: guest.welcome.space,
         at,
+        bell: 0,
     };
     crate::harness::send(&host.fd, 0, ring, &[]).unwrap();
     until("the sleeper is woken", || {

@@ -170,6 +170,10 @@ fn be_one() {
                     operation,
                 }))
             }
+            "bells" => {
+                let mut bell = || client.ask(Request::Bell { wait: true });
+                std::iter::from_fn(|| bell().ok()).count().to_string()
+            }
             "bring-guest" => {
                 let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
                 let request = Request::AttachDomain {

@@ -9,10 +9,12 @@
 //! | `machines` | sockets for machines that somebody else starts |
 //! | `qemu` | the same, with QEMU at them |
 //! | `greeting` | a front-end whose back-end answers at the wrong moment |
+//! | `bells` | ringing and being rung past the front-end |
 //! | `front_end` | a front-end and its clients, without a virtual machine |
 //!
 //! Each test has a runtime directory of its own and ends what it started.
 
+mod bells;
 mod constructs;
 mod death;
 mod front_end;

@@ -127,6 +127,8 @@ pub struct GuestSpec {
     pub pools: Vec<OwnedFd>,
     /// The guest's end of the control stream.
     pub control: Option<OwnedFd>,
+    /// The guest's ends of the ring line and of the bells.
+    pub bells: Vec<OwnedFd>,
     /// A network card.
     pub network: Option<Network>,
     /// Folders whose writes reach the host.
@@ -169,6 +171,7 @@ impl GuestSpec {
             user: User::current()?,
             pools: Vec::new(),
             control: None,
+            bells: Vec::new(),
             network: None,
             binds: Vec::new(),
             special: Special::default(),
@@ -363,6 +366,7 @@ pub fn run(spec: GuestSpec) -> Result<Outcome, RunError> {
         init_args: vec![INIT_WORD.to_owned(), spec.port],
         pools: spec.pools,
         control: spec.control,
+        bells: spec.bells,
         network: spec.network.map(|network| network.card),
         binds: start
             .binds

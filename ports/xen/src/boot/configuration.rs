@@ -112,6 +112,7 @@ mod tests {
             init_args: vec!["guest-init".to_owned(), "xen".to_owned()],
             pools: Vec::new(),
             control: None,
+            bells: Vec::new(),
             network: None,
             stdio: null(),
             binds: binds.iter().map(Into::into).collect(),
