@@ -60,6 +60,12 @@ impl Fixture for Uml {
         };
         let (stream, control) = pair()?;
         let (stdio, their_stdio) = pair()?;
+        let (mut bells, mut their_bells) = (Vec::new(), Vec::new());
+        for _ in 0..self.boot.bells() {
+            let (bell, theirs) = pair()?;
+            bells.push(bell);
+            their_bells.push(theirs);
+        }
         let machine = self.boot.start(MachineSpec {
             name: "conformance".to_owned(),
             memory: 64 << 20,
@@ -68,7 +74,7 @@ impl Fixture for Uml {
             init_args: vec!["domain".to_owned()],
             pools: vec![store.descriptor(Serial(0), true)?.0],
             control: Some(control),
-            bells: Vec::new(),
+            bells: their_bells,
             network: None,
             binds: Vec::new(),
             special: Special::default(),
@@ -78,6 +84,7 @@ impl Fixture for Uml {
         Ok(Box::new(Guest {
             machine,
             stream,
+            bells,
             _stdio: stdio,
         }))
     }
@@ -86,12 +93,17 @@ impl Fixture for Uml {
 struct Guest {
     machine: Box<dyn Machine>,
     stream: OwnedFd,
+    bells: Vec<OwnedFd>,
     _stdio: OwnedFd,
 }
 
 impl Domain for Guest {
     fn stream(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+
+    fn bells(&self) -> &[OwnedFd] {
+        &self.bells
     }
 
     fn hand(&mut self, _: OwnedFd, _: Window) -> anyhow::Result<()> {

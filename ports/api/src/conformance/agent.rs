@@ -1,5 +1,6 @@
 //! The agent: a program in a domain that does what a check tells it.
 
+use super::bells::Opened;
 use super::line::{Line, Lost};
 use super::region::Region;
 use super::script::{Add, Ask, Told};
@@ -30,6 +31,7 @@ pub fn serve(port: &dyn GuestPort) -> anyhow::Result<()> {
         line: Line::new(Link::new()),
         regions: Vec::new(),
         rings: BTreeSet::new(),
+        bells: Opened::default(),
     };
     agent.tell(0, Told::Ready)?;
     loop {
@@ -47,6 +49,7 @@ struct Agent<'a> {
     line: Line<(u64, Ask)>,
     regions: Vec<Option<Region>>,
     rings: BTreeSet<u32>,
+    bells: Opened,
 }
 
 impl Agent<'_> {
@@ -89,6 +92,10 @@ impl Agent<'_> {
             }
             Ask::Rings => Ok(Told::Value(self.rings.len() as u64)),
             Ask::Echo(bytes) => Ok(Told::Echo(bytes)),
+            Ask::Bells => self.bells.open(self.port).map(Told::Value),
+            Ask::Rung { bell, within } => self.bells.rung(bell, within).map(Told::Value),
+            Ask::ReadBell { bell } => self.bells.read(bell).map(Told::Value),
+            Ask::WriteRings { bytes, times } => self.bells.write(&bytes, times).map(Told::Value),
             Ask::Window => self.port.window(0, false).map(|(_, window)| match window {
                 Window::Direct => Told::Value(0),
                 Window::Whole { bytes } => Told::Value(bytes),

@@ -11,11 +11,12 @@
 //! | `region` | memory as an agent maps it: the only unsafe code |
 //! | `agent` | the agent |
 //! | `session` | a check's own view: the store, the domains and what it asks of them |
-//! | `memory`, `granted`, `stream`, `hostile` | the checks |
+//! | `memory`, `granted`, `stream`, `bells`, `hostile` | the checks |
 //!
 //! Not for what constructs mean: no check knows of a semaphore.
 
 mod agent;
+mod bells;
 mod granted;
 mod hostile;
 mod line;
@@ -47,6 +48,10 @@ pub trait Fixture {
 pub trait Domain {
     /// The host's end of its stream.
     fn stream(&self) -> BorrowedFd<'_>;
+    /// The host's ends of its ring line and of its bells, where the port has bells.
+    fn bells(&self) -> &[OwnedFd] {
+        &[]
+    }
     /// Gives it a descriptor that the store made for it, where the port does that from outside. A domain that reaches the pool by a device drops it.
     fn hand(&mut self, memory: OwnedFd, window: Window) -> anyhow::Result<()>;
     /// The name by which the store finds its machine, where it must: see [`Store::introduce`].
@@ -89,6 +94,7 @@ pub const CHECKS: &[Check] = &[
     check("what_is_revoked_is_mapped_by_nobody_new", granted::revoked),
     check("grants_of_others_map_nothing", granted::forged),
     check("a_thousand_rings_arrive_each_once_or_more", stream::rings),
+    check("bells_ring_once_or_more_and_never_go_deaf", bells::bells),
     check("messages_of_every_size_arrive_whole", stream::sizes),
     check("a_reader_that_sleeps_loses_nothing", stream::slow),
     check("a_killed_domain_is_noticed_and_the_others_go_on", stream::killed),

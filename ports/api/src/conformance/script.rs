@@ -57,6 +57,14 @@ pub(super) enum Ask {
     RingBack { count: u32 },
     /// Read nothing for so many milliseconds: Done.
     Sleep(u64),
+    /// Open the port's bells: Value, how many there are.
+    Bells,
+    /// Wait for a ring of a bell, edge-triggered, at most so many milliseconds: Value, 1 if it was rung.
+    Rung { bell: usize, within: u32 },
+    /// Read a bell's line but for its last byte: Value, the bytes read.
+    ReadBell { bell: usize },
+    /// Write bytes to the ring line, as often as said, as far as it takes them: Value, the bytes written.
+    WriteRings { bytes: Vec<u8>, times: u32 },
     /// Send it back: Echo.
     Echo(Vec<u8>),
     /// End of the domain's own accord, without a word.
