@@ -47,19 +47,13 @@ pub fn campaign(field: &Field, jobs: &[Job], extent: Extent) -> Campaign {
     campaign
 }
 
-/// The small sizes between two guests of a further port, once.
-pub fn further(field: &Field) -> Campaign {
+/// The small sizes of the programs that are wanted between two guests of a further port, once.
+pub fn further(field: &Field, wanted: &[&str]) -> Campaign {
     let mut campaign = Campaign::default();
     let known = Rc::new(RefCell::new(Known::new()));
     let parties = super::PARTIES;
-    let batch = batch(
-        field,
-        &FURTHER,
-        super::jobs::small(),
-        Extent::Short,
-        parties,
-        &known,
-    );
+    let mine = super::jobs::small(wanted);
+    let batch = batch(field, &FURTHER, mine, Extent::Short, parties, &known);
     campaign.add(
         FURTHER.able(field),
         Batch {

@@ -144,7 +144,7 @@ const TABLE: &[(&str, &[&str], Sizes, Sizes)] = &[
 ];
 
 /// What guests of a further port run, once: emulated ones are slower by orders of magnitude.
-pub(super) fn small() -> Vec<Job> {
+pub(super) fn small(wanted: &[&str]) -> Vec<Job> {
     let chosen = |row: &(&'static str, &[&'static str], Sizes, Sizes)| {
         let (program, variant) = (row.0, row.1[row.1.len() - 1]);
         let (size, repetitions) = row.2[0];
@@ -155,7 +155,8 @@ pub(super) fn small() -> Vec<Job> {
             repetitions: repetitions.min(200),
         }
     };
-    TABLE.iter().map(chosen).collect()
+    let is_wanted = |name: &str| wanted.iter().any(|wanted| name.starts_with(wanted));
+    TABLE.iter().filter(|row| is_wanted(row.0)).map(chosen).collect()
 }
 
 /// The jobs of a program (`blas` means all its levels); of these sizes only, if there are any.
@@ -246,6 +247,8 @@ mod tests {
                 assert!(jobs.len() >= 3, "{program}");
             }
         }
-        assert!(small().iter().all(|job| job.parties() == PARTIES));
+        let small = |wanted: &[&str]| super::small(wanted);
+        assert!(small(&PROGRAMS).iter().all(|job| job.parties() == PARTIES));
+        assert_eq!((small(&["blas"]).len(), small(&["pi"]).len()), (3, 1));
     }
 }

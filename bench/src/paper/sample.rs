@@ -46,10 +46,10 @@ impl Sample {
     pub const CSV: &'static str =
         "program,variant,model,size,repetitions,run,nanoseconds,value,variance,p50,p90,p99,p999,least,most";
 
-    /// A line of comma-separated values; what there is not is empty.
+    /// A line of comma-separated values; what there is not is empty. Names are in quotation marks: they have commas in them.
     pub fn csv(&self) -> String {
         let start = format!(
-            "{},{},{},{},{},{},{:.2},{}",
+            "{},{},\"{}\",{},{},{},{:.2},{}",
             self.program,
             self.variant,
             self.model,
@@ -78,7 +78,7 @@ mod tests {
         let mut sample = Sample {
             program: "pi".into(),
             variant: String::new(),
-            model: "serial".into(),
+            model: "Vshmem, two VMs".into(),
             size: 1,
             repetitions: 2,
             run: 0,
@@ -87,8 +87,9 @@ mod tests {
             spread: None,
         };
         let columns = Sample::CSV.split(',').count();
-        assert_eq!(sample.csv(), "pi,,serial,1,2,0,3.50,3.25,,,,,,,");
-        assert_eq!(sample.csv().split(',').count(), columns);
+        assert_eq!(sample.csv(), "pi,,\"Vshmem, two VMs\",1,2,0,3.50,3.25,,,,,,,");
+        let fields = |line: String| line.replace("Vshmem, two VMs", "").split(',').count();
+        assert_eq!(fields(sample.csv()), columns);
         let (variance, p50, p90, p99, p999, least, most) = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0);
         sample.spread = Some(Spread {
             variance,
@@ -99,6 +100,6 @@ mod tests {
             least,
             most,
         });
-        assert_eq!(sample.csv().split(',').count(), columns);
+        assert_eq!(fields(sample.csv()), columns);
     }
 }

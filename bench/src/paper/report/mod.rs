@@ -65,13 +65,14 @@ pub fn report(
     let exchanges: Vec<&str> = exchange::PROGRAMS.into_iter().filter(wanted).collect();
     campaign.extend(exchange::campaign(field, &exchanges, options.extent, &[])?);
     let mut jobs = Vec::new();
-    for program in dwarfs::PROGRAMS.into_iter().filter(wanted) {
+    let programs: Vec<&str> = dwarfs::PROGRAMS.into_iter().filter(wanted).collect();
+    for program in &programs {
         jobs.extend(dwarfs::jobs(program, options.extent, &[])?);
     }
     if !jobs.is_empty() {
         campaign.extend(dwarfs::campaign(field, &jobs, options.extent));
         if options.extent == Extent::Long {
-            campaign.extend(dwarfs::further(field));
+            campaign.extend(dwarfs::further(field, &programs));
         }
     }
     let start = std::time::Instant::now();
