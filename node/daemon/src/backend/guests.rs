@@ -118,11 +118,9 @@ impl Backend {
                 .map(|(file, _)| file)
                 .map_err(|e| Failure::because(libc::ENOMEM, format!("a pool cannot be opened: {e}")))
         };
-        let files = pools
-            .iter()
-            .filter(|pool| self.shows_whole(pool.number))
-            .map(open)
-            .collect::<Result<_, _>>()?;
+        let pools = pools.into_iter().filter(|pool| self.shows_whole(pool.number));
+        let pools: Vec<GroupPool> = pools.collect();
+        let files = pools.iter().map(open).collect::<Result<_, _>>()?;
         let domain = self.bring_in(name, port, stream, descriptors.collect())?;
         let shown = pools.into_iter().map(|pool| ShownPool {
             group: pool.header.group,

@@ -333,6 +333,7 @@ impl Backend {
             port.into(),
             Stream::paced(fd, greeted)?,
         );
+        self.stores.introduce(domain, Some(name))?;
         guest.session = session;
         guest.greeted = greeted;
         guest.ask_again = greeted;

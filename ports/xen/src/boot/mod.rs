@@ -17,7 +17,10 @@ pub use configuration::TYPE_VARIABLE;
 pub use kernel::KERNEL_VARIABLE;
 
 use crate::here::Here;
+use crate::line;
+use crate::xenstore::Xenstore;
 use configuration::Files;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -111,6 +114,9 @@ impl Boot for XenBoot {
         machine
             .relay(stream, spec.stdio)
             .map_err(host("the guest's streams"))?;
+        if let Some(control) = spec.control {
+            machine.offer_line(control).map_err(|why| unsupported(&why))?;
+        }
         Ok(Box::new(machine))
     }
 }
@@ -333,17 +339,63 @@ impl XenMachine {
         }
     }
 
+    /// Offers the guest a line to the back-end, whose stream `control` is.
+    fn offer_line(&mut self, control: OwnedFd) -> anyhow::Result<()> {
+        let mut xenstore = Xenstore::open(&Here::default())?;
+        let line = UnixStream::from(line::offer(xenstore.domain_named(&self.name)?)?);
+        let control = UnixStream::from(control);
+        control.set_nonblocking(true)?;
+        self.ends.extend([line.try_clone()?, control.try_clone()?]);
+        let (up, down) = ((line.try_clone()?, control.try_clone()?), (control, line));
+        for (from, to) in [up, down] {
+            self.relays
+                .push(std::thread::spawn(move || carry_patiently(from, to)));
+        }
+        Ok(())
+    }
+
     /// Carries bytes between the device model and the other end of `stdio`, which sees the end when there is nobody to carry from.
     fn relay(&mut self, stream: Option<UnixStream>, stdio: OwnedFd) -> io::Result<()> {
         let Some(stream) = stream else { return Ok(()) };
         let stdio = UnixStream::from(stdio);
-        self.ends = vec![stream.try_clone()?, stdio.try_clone()?];
+        self.ends.extend([stream.try_clone()?, stdio.try_clone()?]);
         let (back, forth) = ((stdio.try_clone()?, stream.try_clone()?), (stream, stdio));
         for (from, to) in [back, forth] {
             self.relays.push(std::thread::spawn(move || carry(from, to)));
         }
         Ok(())
     }
+}
+
+/// Waits until a descriptor that does not wait is ready for reading or for writing.
+fn wait_for(stream: &UnixStream, what: PollFlags) {
+    let _ = poll(&mut [PollFd::new(stream, what)], None);
+}
+
+/// The same for streams that do not wait.
+fn carry_patiently(mut from: UnixStream, mut to: UnixStream) {
+    let mut piece = [0; 16 << 10];
+    loop {
+        let read = match from.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                wait_for(&from, PollFlags::IN);
+                continue;
+            }
+            Err(_) => break,
+        };
+        let mut left = &piece[..read];
+        while !left.is_empty() {
+            match to.write(left) {
+                Ok(written) => left = &left[written..],
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait_for(&to, PollFlags::OUT),
+                Err(_) => left = &[],
+            }
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
 }
 
 /// Until one of them is over; then both are.

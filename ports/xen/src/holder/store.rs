@@ -40,6 +40,8 @@ pub struct GrantStore {
     of: BTreeMap<Serial, BTreeSet<u64>>,
     /// Xen's numbers.
     domains: BTreeMap<Domain, DomId>,
+    /// Names of domains that came in before their machine was there.
+    awaited: BTreeMap<Domain, String>,
 }
 
 fn other(why: anyhow::Error) -> io::Error {
@@ -91,6 +93,7 @@ impl GrantStore {
             shown: BTreeMap::new(),
             of: BTreeMap::new(),
             domains: told.domains.into_iter().collect(),
+            awaited: BTreeMap::new(),
             ledger,
         };
         for ledger::Page { page, frame, serial } in told.pages {
@@ -239,6 +242,23 @@ impl GrantStore {
         known.ok_or_else(|| invalid(format!("domain {domain} is no Xen domain that was introduced")))
     }
 
+    fn known(&mut self, number: Domain, as_in_xen: DomId) -> io::Result<()> {
+        self.ledger.name(number, as_in_xen)?;
+        self.domains.insert(number, as_in_xen);
+        Ok(())
+    }
+
+    /// The same, looked for by its name where it was not there yet.
+    fn find(&mut self, number: Domain) -> io::Result<DomId> {
+        if let (None, Some(name)) = (self.domains.get(&number), self.awaited.get(&number)) {
+            let found = Xenstore::open(&Here::default())
+                .and_then(|mut xenstore| xenstore.domain_named(name))
+                .map_err(other)?;
+            self.known(number, found)?;
+        }
+        self.domain(number)
+    }
+
     fn map_behind(&self, serial: Serial, mapped: &mut Mapped, extents: &[Extent]) -> io::Result<()> {
         let frames = wide(&self.frames_of(serial, extents)?);
         room::take(mapped, &self.libraries, self.ledger.holder, &frames)
@@ -297,19 +317,21 @@ impl Store for GrantStore {
     }
 
     fn introduce(&mut self, number: Domain, machine: Option<&str>) -> io::Result<()> {
-        let found = match machine {
-            None => 0,
-            Some(name) => Xenstore::open(&Here::default())
-                .and_then(|mut xenstore| xenstore.domain_named(name))
-                .map_err(other)?,
-        };
-        self.ledger.name(number, found)?;
-        self.domains.insert(number, found);
-        Ok(())
+        self.domains.remove(&number);
+        self.awaited.remove(&number);
+        match machine {
+            None => self.known(number, 0),
+            Some(name) => {
+                self.awaited.insert(number, name.to_owned());
+                // It may be started only now.
+                let _ = self.find(number);
+                Ok(())
+            }
+        }
     }
 
     fn admit(&mut self, serial: Serial, domain: Domain, writable: bool) -> io::Result<()> {
-        let to = self.domain(domain)?;
+        let to = self.find(domain)?;
         let pages = self.of.get(&serial).cloned().unwrap_or_default();
         let frames: Vec<u32> = pages
             .iter()
@@ -345,7 +367,10 @@ impl Store for GrantStore {
     }
 
     fn revoke(&mut self, serial: Serial, domain: Domain) -> io::Result<bool> {
-        let from = self.domain(domain)?;
+        let Ok(from) = self.domain(domain) else {
+            // Nothing was ever granted to it.
+            return Ok(true);
+        };
         let mut unmapped = true;
         for page in self.of.get(&serial).into_iter().flatten() {
             if let Some((frame, _)) = self.shown.get(page) {
