@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use vshmem_ipc::msgq::Queue;
 use vshmem_ipc::sem::SemSet;
 use vshmem_ipc::{Control, State as Life};
-use vshmem_wire::{Extent, Kind, Memory, Reply, Request, SLOTS, slot_of};
+use vshmem_wire::{Extent, Kind, Memory, Reply, Request, SLOTS, Window, slot_of};
 use vshmem_words::Mapping;
 
 type Table = [AtomicPtr<Attachment>; SLOTS as usize];
@@ -66,6 +66,8 @@ pub(crate) struct Mapped {
     group: u16,
     extents: Vec<Extent>,
     region: Arc<Region>,
+    /// A forked child has it, too.
+    inherited: bool,
 }
 
 impl Mapped {
@@ -310,6 +312,27 @@ impl State {
         }
     }
 
+    /// In a forked child: what it did not inherit is asked for anew, and nothing that lies in its place by now is unmapped.
+    pub(crate) fn leave_to_parent(&mut self) {
+        let is_here = |found: *mut Attachment| {
+            // SAFETY: attachments are freed only under the control lock, which is held.
+            let mapped = unsafe { found.as_ref() }.and_then(|a| a.mapped.as_ref());
+            mapped.is_none_or(|mapped| mapped.inherited)
+        };
+        self.attachments.live.retain(|&(kind, id)| {
+            let Some(entry) = entry(kind, id) else {
+                return false;
+            };
+            let here = is_here(entry.load(Ordering::Acquire));
+            if !here {
+                // Never freed: its region is not this process's to unmap.
+                entry.store(ptr::null_mut(), Ordering::Release);
+            }
+            here
+        });
+        self.attachments.retired.retain(|&retired| is_here(retired));
+    }
+
     /// Takes note of an attachment that was taken out of the table, to be freed when nobody uses it.
     fn retire(&mut self, attachment: *mut Attachment) {
         if !attachment.is_null() {
@@ -419,6 +442,7 @@ fn map_construct(memory: &Memory, from: &OwnedFd, room: u64, before: Option<&Map
         group: memory.group,
         extents: memory.extents.clone(),
         region,
+        inherited: memory.window != Window::InOrder,
     })
 }
 
@@ -451,6 +475,7 @@ impl Attachment {
                     base,
                     room: bytes as usize,
                 }),
+                inherited: true,
             }),
             shorter: AtomicU32::new(0),
             rings: AtomicBool::new(false),

@@ -6,6 +6,7 @@ use crate::attach::Attachments;
 use crate::bell;
 use crate::connection::{Connection, Identity, Trouble, User};
 use crate::errno::{Errno, Result};
+use crate::inherit::Anew;
 use crate::pieces::Pieces;
 use crate::thread::{self, Thread};
 use crate::ward::Ward;
@@ -47,6 +48,9 @@ pub(crate) struct State {
     pub(crate) bells: Vec<bell::Spare>,
     /// The child's end of the socket of a fork that is under way.
     childs_end: Option<OwnedFd>,
+    /// Something was mapped that children do not inherit, and what a fork under way has for its child.
+    pub(crate) not_inherited: bool,
+    pub(crate) childs_mappings: Vec<Anew>,
     said_no_daemon: bool,
     /// A connection was given up: the daemon found next may be another one, with other constructs under the same ids.
     gave_up: bool,
@@ -81,6 +85,8 @@ impl State {
             tickets: Vec::new(),
             bells: Vec::new(),
             childs_end: None,
+            not_inherited: false,
+            childs_mappings: Vec::new(),
             said_no_daemon: false,
             gave_up: false,
             connections_lost: 0,
@@ -206,7 +212,7 @@ impl State {
     }
 
     /// Asks the daemon, going on with a restarted one for at most `patience` (what the environment says if None).
-    fn request_for(
+    pub(crate) fn request_for(
         &mut self,
         request: &Request,
         descriptors: &[BorrowedFd<'_>],
@@ -282,6 +288,7 @@ impl State {
         self.tickets.clear();
         self.bells.clear();
         self.segments.forked();
+        self.leave_to_parent();
         thread::forget_others(thread::current().number());
     }
 
@@ -289,6 +296,7 @@ impl State {
     /// if that is wanted.
     pub(crate) fn before_fork(&mut self, shares: bool) {
         self.childs_end = None;
+        self.childs_mappings.clear();
         if self.segments.is_empty() && !shares {
             return;
         }
@@ -309,14 +317,18 @@ impl State {
             Ok(_) => self.childs_end = Some(socket::high(childs)),
             Err(failure) => crate::debug!("fork not prepared: errno {} {}", failure.errno, failure.why),
         }
+        self.prepare_mappings();
     }
 
     pub(crate) fn after_fork_in_parent(&mut self) {
         self.childs_end = None;
+        self.childs_mappings.clear();
     }
 
     /// In the child: says who it is on the socket the daemon already knows, without waiting.
     pub(crate) fn after_fork_in_child(&mut self) {
+        self.map_anew();
+        self.leave_to_parent();
         thread::current().undo.set(0);
         let own = thread::current().number();
         thread::forget_others(own);

@@ -12,6 +12,7 @@
 //! | [`signal`] | handlers wait until a thread is out of its section; faults on the program's pointers end in EFAULT |
 //! | [`user`] | the program's own memory, which may not be there |
 //! | [`mappings`], `pieces` | munmap and its like over attached segments; where those lie |
+//! | [`inherit`] | segments that a forked child has to map anew |
 //! | [`keys`] | which keys are Vshmem's |
 //! | [`ward`] | standing in for another process |
 //! | [`config`] | the environment variables obeyed |
@@ -33,6 +34,7 @@ mod control;
 mod ending;
 pub mod errno;
 mod futex;
+mod inherit;
 pub mod keys;
 pub mod log;
 mod map;

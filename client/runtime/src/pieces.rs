@@ -52,6 +52,27 @@ impl Piece {
         self.at < to && from < self.end()
     }
 
+    /// Whether it may be written to.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.protection & libc::PROT_WRITE != 0
+    }
+
+    /// Its protection, if it is not this one.
+    pub(crate) fn other_than(&self, protection: i32) -> Option<i32> {
+        (self.protection != protection).then_some(self.protection)
+    }
+
+    /// Whether pieces of one attachment, in the order of their addresses, lie side by side and are all of its `bytes`.
+    pub(crate) fn are_whole(pieces: &[Piece], bytes: usize) -> bool {
+        let mut behind = 0;
+        let begins = pieces.first().map_or(0, |first| first.at);
+        pieces.iter().all(|piece| {
+            let follows = piece.offset == behind && piece.at == begins + behind;
+            behind += piece.bytes;
+            follows
+        }) && behind == bytes
+    }
+
     /// Where the segment would begin.
     fn start(&self) -> usize {
         self.at.wrapping_sub(self.offset)
@@ -190,6 +211,16 @@ impl Pieces {
         found.map(|piece| piece.segsz)
     }
 
+    /// The pieces of each attachment, in the order of their addresses.
+    pub(crate) fn by_attachment(&self) -> Vec<Vec<Piece>> {
+        let mut all: std::collections::BTreeMap<u64, Vec<Piece>> = std::collections::BTreeMap::new();
+        for piece in &self.list {
+            all.entry(piece.of).or_default().push(*piece);
+        }
+        all.values_mut().for_each(|pieces| pieces.sort_by_key(|p| p.at));
+        all.into_values().collect()
+    }
+
     /// Whether a segment is there.
     pub(crate) fn shows(&self, at: usize) -> bool {
         self.list
@@ -295,6 +326,20 @@ mod tests {
         assert_eq!(pieces.segsz_at(AT), None);
         assert_eq!(pieces.cut(0, usize::MAX), [Gone(9)]);
         assert!(pieces.is_empty());
+    }
+
+    #[test]
+    fn pieces_side_by_side_are_whole_and_those_with_holes_are_not() {
+        let mut pieces = five();
+        pieces.attached(AT + 50 * PAGE, PAGE, 1, 10, 4);
+        pieces.protected(AT + PAGE, AT + 2 * PAGE, 1);
+        let all = pieces.by_attachment();
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [3, 1]);
+        assert!(Piece::are_whole(&all[0], 5 * PAGE) && !Piece::are_whole(&all[0], 6 * PAGE));
+        assert!(all[0][0].is_writable() && all[0][1].other_than(3) == Some(1));
+        pieces.cut(AT + 3 * PAGE, AT + 4 * PAGE);
+        assert!(!Piece::are_whole(&pieces.by_attachment()[0], 5 * PAGE));
+        assert!(!Piece::are_whole(&[], PAGE));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustix::fd::AsFd;
 use rustix::mm::ProtFlags;
 use rustix::process::Resource;
 use std::ffi::c_void;
-use vshmem_wire::{Extent, Kind, Memory, Reply, Request, Stat, StatBody};
+use vshmem_wire::{Extent, Kind, Memory, Reply, Request, Stat, StatBody, Window};
 
 /// SHMLBA: what SHM_RND rounds down to.
 const SHMLBA: usize = 4096;
@@ -96,6 +96,7 @@ impl Runtime {
         });
         match made {
             Ok((at, bytes)) => {
+                state.not_inherited |= memory.window == Window::InOrder;
                 if let Place::Over(_) = place {
                     mappings::gone(&mut state, at as usize, bytes);
                 }

@@ -127,6 +127,14 @@ pub enum Request {
         /// Segment.
         id: i32,
     },
+    /// Another descriptor of a segment that the client has attached, for a child that does not inherit the mapping; counts nothing. Answered by
+    /// [`Reply::Attached`] and a descriptor.
+    ShmAgain {
+        /// Segment.
+        id: i32,
+        /// For writing, too.
+        writable: bool,
+    },
     /// The administrator writes to a file below `/proc/sys/kernel`. Answered by [`Reply::Done`].
     SetLimit {
         /// Which.

@@ -70,6 +70,29 @@ impl Registry {
         Ok(Done::Reply(Reply::Done))
     }
 
+    /// The memory of a segment that the client has already.
+    pub(crate) fn shm_again(&self, record: &Client, id: i32, writable: bool) -> Result<Done, Failure> {
+        let serial = record.ids.get(&(Kind::Shm, id)).copied();
+        let serial = serial.ok_or_else(|| Failure::errno(EINVAL))?;
+        let construct = self
+            .constructs
+            .get(&serial)
+            .ok_or_else(|| Failure::errno(EIDRM))?;
+        let admitted = construct.present.get(&record.domain);
+        if writable && !admitted.is_some_and(|presence| presence.writable) {
+            return Err(Failure::errno(EACCES));
+        }
+        Ok(Done::WithMemory {
+            kind: Kind::Shm,
+            serial,
+            writable,
+            reply: Reply::Attached {
+                memory: memory(construct, writable),
+                segsz: construct.segsz(),
+            },
+        })
+    }
+
     /// A client's mapping has become two: no permission is asked for, since it has the segment already.
     pub(crate) fn shm_split(
         &mut self,

@@ -147,7 +147,12 @@ impl Command {
 pub(crate) fn reads_only(body: &Request) -> bool {
     matches!(
         body,
-        Request::Stat { .. } | Request::Info { .. } | Request::List { .. } | Request::Status | Request::Ping
+        Request::Stat { .. }
+            | Request::Info { .. }
+            | Request::List { .. }
+            | Request::ShmAgain { .. }
+            | Request::Status
+            | Request::Ping
     )
 }
 

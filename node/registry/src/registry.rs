@@ -258,7 +258,9 @@ impl Registry {
             Request::LeaveUndo { list, alone, begin } => self.leave_undo(client, list, alone, begin, fx),
             Request::Share { kind, id, domains } => self.share(client, (kind, id), domains, true, fx),
             Request::Unshare { kind, id, domains } => self.share(client, (kind, id), domains, false, fx),
-            Request::Stat { .. } | Request::Info { .. } | Request::List { .. } => self.ask(client, &body),
+            Request::Stat { .. } | Request::Info { .. } | Request::List { .. } | Request::ShmAgain { .. } => {
+                self.ask(client, &body)
+            }
             Request::Hello { .. }
             | Request::Ring { .. }
             | Request::Tickets { .. }
@@ -274,10 +276,11 @@ impl Registry {
         }
     }
 
-    /// Answers a request that changes nothing (Stat, Info, List).
+    /// Answers a request that changes nothing (Stat, Info, List, ShmAgain).
     pub fn ask(&self, client: u32, body: &Request) -> Result<Done, Failure> {
         let record = self.alive(client)?;
         match *body {
+            Request::ShmAgain { id, writable } => self.shm_again(record, id, writable),
             Request::Stat { kind, which } => self.stat(record, kind, which),
             Request::Info { kind } => Ok(Done::Info(self.info(kind))),
             Request::List { kind, from } => Ok(self.list(record, kind, from)),

@@ -282,6 +282,23 @@ fn a_mapping_that_was_cut_counts_twice_and_only_for_who_has_it() {
 }
 
 #[test]
+fn memory_is_given_again_to_who_has_it_and_counts_nothing() {
+    let mut g = Group::new();
+    let (p, q) = (g.process(1000), g.process(1000));
+    let id = g.shmget(p, 7, 4096, CREAT | 0o600).unwrap();
+    let again =
+        |g: &mut Group, client, writable| g.request(client, Request::ShmAgain { id, writable }).map(drop);
+    assert_eq!(again(&mut g, p, false), Err(EINVAL));
+    g.attach_as(p, id, true, false).unwrap();
+    assert_eq!(again(&mut g, p, false), Ok(()));
+    assert_eq!(again(&mut g, p, true), Err(EACCES));
+    assert_eq!(again(&mut g, q, false), Err(EINVAL));
+    g.attach(p, id).unwrap();
+    assert_eq!(again(&mut g, p, true), Ok(()));
+    assert_eq!(g.nattch(p, id), 2);
+}
+
+#[test]
 fn limits_are_roots_to_change_and_checked_as_in_linux() {
     let mut g = Group::new();
     let (root, p) = (g.process(0), g.process(1000));
