@@ -62,8 +62,7 @@ impl Inside for XenInside {
     }
 
     fn mount_host_folder(&self, folder: &Path, at: &Path) -> io::Result<()> {
-        // Nothing is kept here of what others may change.
-        Ok(mount_9p(&tag(folder), at, "mmap", MountFlags::empty())?)
+        Ok(mount_9p(&tag(folder), at, MountFlags::empty())?)
     }
 }
 
@@ -74,16 +73,18 @@ pub(crate) fn tag(folder: &Path) -> String {
     format!("vshmem-{:016x}", hasher.finish())
 }
 
-fn mount_9p(tag: &str, at: &Path, cache: &str, flags: MountFlags) -> rustix::io::Result<()> {
+/// Nothing of files and names is kept in the guest's memory but what is mapped. That is slower, and right: the host's tree holds several file systems, whose
+/// files may have the same number, and a cache by number takes one for the other (`/proc` for `/sys`).
+fn mount_9p(tag: &str, at: &Path, flags: MountFlags) -> rustix::io::Result<()> {
     let options = CString::new(format!(
-        "trans=xen,version=9p2000.L,msize={MESSAGE},cache={cache},access=client"
+        "trans=xen,version=9p2000.L,msize={MESSAGE},cache=mmap,access=client"
     ))
     .map_err(|_| Errno::INVAL)?;
     mount(tag, at, "9p", flags, options.as_c_str())
 }
 
 fn mount_host(at: &Path) -> anyhow::Result<()> {
-    let mounted = patiently(|| match mount_9p(TAG, at, "loose", MountFlags::RDONLY) {
+    let mounted = patiently(|| match mount_9p(TAG, at, MountFlags::RDONLY) {
         // The device is not there yet.
         Err(Errno::NOENT | Errno::INVAL | Errno::NODEV) => None,
         other => Some(other),

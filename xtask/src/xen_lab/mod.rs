@@ -6,12 +6,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `packages` | the distribution's packages, unpacked into the cache |
+//! | `image` | kernels, unpacked |
 //! | `first_root` | what dom0's kernel begins with (`init.sh`) |
 //! | `machine` | QEMU; dom0 is made by `dom0.sh` |
 //!
 //! Not for users of Vshmem, who have a Xen machine of their own: for the port's tests.
 
 mod first_root;
+mod image;
 mod machine;
 mod packages;
 

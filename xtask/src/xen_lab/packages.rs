@@ -127,10 +127,8 @@ fn find(cache: &Path) -> Option<Packages> {
             let name = entry.file_name().to_string_lossy().into_owned();
             name.strip_prefix("vmlinuz-").map(str::to_owned)
         })?;
-        folder
-            .join("xen")
-            .is_file()
-            .then_some(Packages { folder, release })
+        let found = Packages { folder, release };
+        (found.hypervisor().is_file() && found.kernel().is_file()).then_some(found)
     })
 }
 
@@ -172,7 +170,12 @@ fn fetch(cache: &Path, workshop: &Path) -> Result<()> {
     merge_usr(&tree)?;
     let release = kernel.strip_prefix("linux-image-").unwrap_or(&kernel);
     keep_modules(&tree, release)?;
-    let image = hypervisor_image(&tree.join("boot"))?;
+    let boot = tree.join("boot");
+    super::image::unpack_kernel(
+        &boot.join(format!("vmlinuz-{release}")),
+        &boot.join(format!("vmlinux-{release}")),
+    )?;
+    let image = hypervisor_image(&boot)?;
     fs::write(kept.join("xen"), image)?;
     match fs::rename(&kept, cache.join(format!("{release}_{set}"))) {
         // Somebody else fetched it at the same time.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::PORT;
 
 /// No test may take longer than this.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// The runner with `options`; `None` (said aloud) where it cannot work.
 pub(crate) fn guest(test: &str, options: &[&str]) -> Option<Command> {

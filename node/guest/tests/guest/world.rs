@@ -151,6 +151,10 @@ fn the_pool_is_the_same_memory_in_the_guest_and_on_the_host() {
     let Some(mut command) = guest("the_pool_is_the_same_memory", &["--pool", pool]) else {
         return;
     };
+    if PORT == "xen" {
+        println!("skipped: the_pool_is_the_same_memory: port {PORT} shows no pool");
+        return;
+    }
     let program = "import glob, mmap, os\n\
                    bars = [d for d in glob.glob('/sys/bus/pci/devices/*') if open(d + '/device').read() == '0x1110\\n']\n\
                    bars and open(bars[0] + '/enable', 'w').write('1')\n\

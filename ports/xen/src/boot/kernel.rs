@@ -59,9 +59,19 @@ fn at(image: &Path) -> anyhow::Result<Kernel> {
         .find(|folder| folder.is_dir())
         .with_context(|| format!("no modules of release {release} in /lib/modules"))?;
     Ok(Kernel {
-        image: image.to_owned(),
+        image: unpacked(image, &release),
         modules: modules(&folder)?,
     })
+}
+
+/// The same kernel unpacked, if it lies beside the image: xl has less to do.
+fn unpacked(image: &Path, release: &str) -> PathBuf {
+    let beside = image.with_file_name(format!("vmlinux-{release}"));
+    if beside.is_file() {
+        beside
+    } else {
+        image.to_owned()
+    }
 }
 
 fn modules(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -142,6 +152,16 @@ mod tests {
         let found = modules(folder.path()).unwrap();
         let names: Vec<_> = found.iter().filter_map(|path| path.file_name()).collect();
         assert_eq!(names, ["9pnet_xen.ko.xz", "9p.ko", "overlay.ko"]);
+    }
+
+    #[test]
+    fn an_unpacked_kernel_beside_the_image_is_preferred() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("vmlinuz-1");
+        assert_eq!(unpacked(&image, "1"), image);
+        let beside = folder.path().join("vmlinux-1");
+        fs::write(&beside, "").unwrap();
+        assert_eq!(unpacked(&image, "1"), beside);
     }
 
     #[test]
