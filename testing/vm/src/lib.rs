@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`machine`] | a Vshmem of its own for a test: daemon, runtime directory, what is installed here |
+//! | [`scenario`] | bodies that more than one test runs |
 //! | [`soak`] | everything at once for a long time, with random kills and models |
 //! | [`actor`] | a System V program under remote control, anywhere: `programs/actor.c` |
 //!
@@ -10,7 +11,8 @@
 
 pub mod actor;
 pub mod machine;
+pub mod scenario;
 pub mod soak;
 
 pub use actor::{Actor, Answer};
-pub use machine::{Machine, Place, containers_available, missing, qemu_missing, uml_available};
+pub use machine::{Machine, Place, containers_available, missing, qemu_missing, uml_available, xen_missing};

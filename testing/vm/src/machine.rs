@@ -23,6 +23,8 @@ pub enum Place {
     Uml(&'static str),
     /// In a QEMU guest.
     Qemu(&'static str),
+    /// In a guest of Xen.
+    Xen(&'static str),
 }
 
 /// Prints why a row is skipped; the test then returns.
@@ -46,6 +48,12 @@ pub fn qemu_missing() -> Option<String> {
     FOUND
         .get_or_init(|| look().err().map(|why| format!("{why:#}")))
         .clone()
+}
+
+/// Why guests of Xen cannot be booted here, if they cannot: most often because this is not dom0. `cargo xtask xen-lab --test` runs these tests in one.
+pub fn xen_missing() -> Option<String> {
+    let boot = vshmem_port_select::boot("xen").and_then(|boot| Ok(boot.check()?));
+    boot.err().map(|why| format!("{why:#}"))
 }
 
 /// What starts a program in namespaces of its own; the arguments follow. It is not process 1 there, which no signal from within would kill.
@@ -85,6 +93,16 @@ impl Machine {
     /// Starts a back-end with the default configuration.
     pub fn start() -> Result<Machine> {
         Machine::configured("")
+    }
+
+    /// Starts a back-end that parties at these places can use.
+    pub fn start_for(places: &[Place]) -> Result<Machine> {
+        let granted = places.iter().any(|place| matches!(place, Place::Xen(_)));
+        Machine::configured(if granted {
+            "[group]\nmemory = \"grants\"\npool = \"64M\"\n"
+        } else {
+            ""
+        })
     }
 
     /// Starts a back-end with this configuration.

@@ -1,26 +1,13 @@
 //! Processes and whole guests die at the worst moment; the others go on with a right state.
 
 use anyhow::{Result, ensure};
-use std::time::{Duration, Instant};
-use vshmem_testing_vm::{Actor, Machine, Place, containers_available, missing, qemu_missing, uml_available};
+use std::time::Duration;
+use vshmem_testing_vm::scenario::{self, eventually};
+use vshmem_testing_vm::{
+    Actor, Machine, Place, containers_available, missing, qemu_missing, uml_available, xen_missing,
+};
 
 const CREATE: &str = "01600";
-
-/// Asks until the answer is the one expected: news of a death takes a moment to arrive.
-fn eventually(party: &mut Actor, command: &str, expected: &str) -> Result<()> {
-    let until = Instant::now() + Duration::from_secs(15);
-    loop {
-        let answer = party.ask(command)?;
-        if answer.as_ref().is_ok_and(|words| words.join(" ") == expected) {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < until,
-            "{command:?} still gives {answer:?}, not {expected}"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// How the victim ends.
 #[derive(Clone, Copy)]
@@ -40,35 +27,15 @@ fn end(victim: &mut Actor, how: End) -> Result<()> {
 
 /// The victim holds a SEM_UNDO, is attached, and has a message half of an exchange; it dies idle.
 fn dies_while_it_holds(survivor: Place, victim: Place, how: End) -> Result<()> {
-    let machine = Machine::start()?;
+    let machine = Machine::start_for(&[survivor, victim])?;
     let mut a = Actor::start(&machine, survivor)?;
     let mut b = Actor::start(&machine, victim)?;
-    let set = a.number(&format!("semget 0x42 2 {CREATE}"))?;
-    let segment = a.number(&format!("shmget 0x42 4096 {CREATE}"))?;
-    a.number(&format!("semset {set} 0 1"))?;
-    a.number(&format!("shmat {segment} 0"))?;
-    b.number("semget 0x42 2 0")?;
-    b.number(&format!("semop {set} 0:-1:1 1:3:1"))?;
-    b.number(&format!("shmat {segment} 0"))?;
-    b.number(&format!("shmat {segment} 0"))?;
-    eventually(&mut a, &format!("shmstat {segment}"), "4096 3 600")?;
-    ensure!(a.number(&format!("semval {set} 1"))? == 3);
-    a.tell(&format!("semop {set} 0:-1"))?;
-    ensure!(a.is_blocked());
-    end(&mut b, how)?;
-    // The undo of the dead wakes the living.
-    ensure!(
-        a.answer_within(Duration::from_secs(15))?.is_ok(),
-        "the undo of the dead did not wake the living"
-    );
-    eventually(&mut a, &format!("semval {set} 0"), "0")?;
-    eventually(&mut a, &format!("semval {set} 1"), "0")?;
-    eventually(&mut a, &format!("shmstat {segment}"), "4096 1 600")
+    scenario::dies_while_it_holds(&mut a, &mut b, |b| end(b, how))
 }
 
 /// The victim is blocked in semop and in msgrcv when it dies: nobody counts it any more and what it waited for goes to others.
 fn dies_while_it_waits(survivor: Place, victim: Place, how: End) -> Result<()> {
-    let machine = Machine::start()?;
+    let machine = Machine::start_for(&[survivor, victim])?;
     let mut a = Actor::start(&machine, survivor)?;
     let set = a.number(&format!("semget 0x43 1 {CREATE}"))?;
     let queue = a.number(&format!("msgget 0x43 {CREATE}"))?;
@@ -97,7 +64,7 @@ fn dies_while_it_waits(survivor: Place, victim: Place, how: End) -> Result<()> {
 
 /// The victim is killed in the middle of a loop of semop with SEM_UNDO and of msgsnd, many times; the count of permits never drifts.
 fn dies_in_the_middle(survivor: Place, victim: Place, times: u32) -> Result<()> {
-    let machine = Machine::start()?;
+    let machine = Machine::start_for(&[survivor, victim])?;
     let mut a = Actor::start(&machine, survivor)?;
     let set = a.number(&format!("semget 0x44 1 {CREATE}"))?;
     let queue = a.number(&format!("msgget 0x44 {CREATE}"))?;
@@ -125,7 +92,7 @@ fn dies_in_the_middle(survivor: Place, victim: Place, times: u32) -> Result<()> 
 
 /// fork counts attachments, exec drops them and keeps the undo, exit ends it all.
 fn lives_of_a_process(survivor: Place, other: Place) -> Result<()> {
-    let machine = Machine::start()?;
+    let machine = Machine::start_for(&[survivor, other])?;
     let mut a = Actor::start(&machine, survivor)?;
     let mut b = Actor::start(&machine, other)?;
     let set = a.number(&format!("semget 0x45 1 {CREATE}"))?;
@@ -163,6 +130,10 @@ macro_rules! rows {
                 missing(stringify!($name), &why);
                 return Ok(());
             }
+            if stringify!($name).contains("xen") && let Some(why) = xen_missing() {
+                missing(stringify!($name), &why);
+                return Ok(());
+            }
             if stringify!($name).contains("container") && !containers_available() {
                 missing(stringify!($name), "unshare is not permitted or not installed");
                 return Ok(());
@@ -180,16 +151,19 @@ rows! {
     holding_a_whole_uml_guest => dies_while_it_holds(Place::Host, Place::Uml("b"), End::Machine);
     holding_a_process_in_a_qemu_guest => dies_while_it_holds(Place::Qemu("a"), Place::Qemu("b"), End::Process);
     holding_a_whole_qemu_guest => dies_while_it_holds(Place::Host, Place::Qemu("b"), End::Machine);
+    holding_a_process_in_a_xen_guest => dies_while_it_holds(Place::Xen("a"), Place::Xen("b"), End::Process);
     waiting_a_process_of_the_host => dies_while_it_waits(Place::Host, Place::Local("b"), End::Process);
     waiting_a_whole_uml_guest => dies_while_it_waits(Place::Uml("a"), Place::Uml("b"), End::Machine);
     in_the_middle_a_process_of_the_host => dies_in_the_middle(Place::Host, Place::Host, 30);
     waiting_a_whole_container => dies_while_it_waits(Place::Host, Place::Container("b"), End::Machine);
     in_the_middle_a_whole_container => dies_in_the_middle(Place::Container("a"), Place::Container("b"), 10);
     in_the_middle_a_whole_uml_guest => dies_in_the_middle(Place::Host, Place::Uml("b"), 3);
+    in_the_middle_a_whole_xen_guest => dies_in_the_middle(Place::Host, Place::Xen("b"), 2);
     in_the_middle_a_whole_qemu_guest => dies_in_the_middle(Place::Host, Place::Qemu("b"), 2);
     lives_on_the_host => lives_of_a_process(Place::Host, Place::Host);
     lives_in_a_container => lives_of_a_process(Place::Container("a"), Place::Container("b"));
     lives_in_a_uml_guest => lives_of_a_process(Place::Host, Place::Uml("b"));
     lives_in_a_qemu_guest => lives_of_a_process(Place::Host, Place::Qemu("b"));
+    lives_in_a_xen_guest => lives_of_a_process(Place::Host, Place::Xen("b"));
     lives_under_the_kernel_itself => lives_of_a_process(Place::Kernel, Place::Kernel);
 }

@@ -1,72 +1,20 @@
 //! The back-end is killed and restarted: constructs, contents, attachments and waiters go on.
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
 use std::process::Command;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use vshmem_testing_vm::machine::{finish, signal};
-use vshmem_testing_vm::{Actor, Machine, Place, missing, qemu_missing, uml_available};
+use std::time::Duration;
+use vshmem_testing_vm::machine::finish;
+use vshmem_testing_vm::scenario;
+use vshmem_testing_vm::{Actor, Machine, Place, missing, qemu_missing, uml_available, xen_missing};
 
 const CREATE: &str = "01600";
 
-fn kill_and_wait(machine: &Machine) -> Result<()> {
-    let before = machine.daemon_pid()?;
-    signal(before, Signal::KILL)?;
-    let until = Instant::now() + Duration::from_secs(15);
-    loop {
-        if machine.daemon_pid().is_ok_and(|now| now != before) {
-            return Ok(());
-        }
-        ensure!(Instant::now() < until, "the daemon did not come back within 15 s");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn survives(a: Place, b: Place) -> Result<()> {
-    let machine = Machine::start()?;
+    let machine = Machine::start_for(&[a, b])?;
     let mut a = Actor::start(&machine, a)?;
     let mut b = Actor::start(&machine, b)?;
-    let set = a.number(&format!("semget 0x51 1 {CREATE}"))?;
-    let segment = a.number(&format!("shmget 0x51 4096 {CREATE}"))?;
-    let queue = a.number(&format!("msgget 0x51 {CREATE}"))?;
-    let (ha, hb) = (
-        a.number(&format!("shmat {segment} 0"))?,
-        b.number(&format!("shmat {segment} 0"))?,
-    );
-    a.number(&format!("poke {ha} 64 99"))?;
-    a.number(&format!("msgsnd {queue} 2 kept 0"))?;
-    b.number("semget 0x51 1 0")?;
-    b.tell(&format!("semop {set} 0:-1"))?;
-    ensure!(b.is_blocked());
-    for round in 0..3 {
-        kill_and_wait(&machine)?;
-        ensure!(
-            a.number("shmget 0x51 0 0")? == segment,
-            "round {round}: the segment is gone"
-        );
-        ensure!(a.ask(&format!("shmstat {segment}"))? == Ok(vec!["4096".into(), "2".into(), "600".into()]));
-    }
-    a.number(&format!("semop {set} 0:1"))?;
-    ensure!(
-        b.answer_within(Duration::from_secs(10))?.is_ok(),
-        "a blocked caller did not go on"
-    );
-    ensure!(b.number(&format!("peek {hb} 64"))? == 99);
-    ensure!(b.ask(&format!("msgrcv {queue} 64 0 04000"))? == Ok(vec!["4".into(), "2".into(), "kept".into()]));
-    // A death that the restarted daemon never saw being born.
-    b.number(&format!("semop {set} 0:2:1"))?;
-    kill_and_wait(&machine)?;
-    b.die()?;
-    let until = Instant::now() + Duration::from_secs(10);
-    while a.number(&format!("semval {set} 0"))? != 0 {
-        ensure!(
-            Instant::now() < until,
-            "the undo of a client that died after the restart was not applied"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    scenario::survives(&machine, &mut a, &mut b)
 }
 
 #[test]
@@ -90,6 +38,15 @@ fn the_host_and_a_qemu_guest() -> Result<()> {
         return Ok(());
     }
     survives(Place::Host, Place::Qemu("b"))
+}
+
+#[test]
+fn dom0_and_a_xen_guest() -> Result<()> {
+    if let Some(why) = xen_missing() {
+        missing("dom0 and a Xen guest", &why);
+        return Ok(());
+    }
+    survives(Place::Host, Place::Xen("b"))
 }
 
 #[test]

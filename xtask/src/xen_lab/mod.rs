@@ -9,6 +9,7 @@
 //! | `image` | kernels, unpacked |
 //! | `first_root` | what dom0's kernel begins with (`init.sh`) |
 //! | `machine` | QEMU; dom0 is made by `dom0.sh` |
+//! | `trials` | the scenarios, run by `trials.sh` |
 //!
 //! Not for users of Vshmem, who have a Xen machine of their own: for the port's tests.
 
@@ -16,6 +17,7 @@ mod first_root;
 mod image;
 mod machine;
 mod packages;
+mod trials;
 
 use anyhow::{Context, Result, bail, ensure};
 use machine::{Machine, Streams};
@@ -28,7 +30,8 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "usage: cargo xtask xen-lab [--timeout SECONDS] [--verbose] [-- COMMAND [ARGUMENT…]]";
+const USAGE: &str =
+    "usage: cargo xtask xen-lab [--timeout SECONDS] [--verbose] [--test [--quick] | -- COMMAND [ARGUMENT…]]";
 /// How long dom0 may take to come up: a quiet machine needs a quarter of a minute.
 const BOOT: Duration = Duration::from_secs(180);
 /// How long a command may take if nothing is said.
@@ -45,6 +48,9 @@ struct Request {
     command: Vec<String>,
     timeout: Option<Duration>,
     verbose: bool,
+    /// The scenarios instead of a command; the short setting of them.
+    test: bool,
+    quick: bool,
 }
 
 /// `cargo xtask xen-lab`.
@@ -53,22 +59,29 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
     check()?;
     let packages = packages::find_or_fetch()?;
     let first_root = first_root::find_or_make(&packages)?;
-    let terminal = request.command.is_empty() && std::io::stdin().is_terminal();
+    let terminal = request.command.is_empty() && !request.test && std::io::stdin().is_terminal();
+    let target = crate::tasks::target()?;
     let mut command = request.command;
+    if request.test {
+        command = trials::prepare(request.quick, &target)?;
+    }
     if command.is_empty() && !terminal {
         command.push("bash".to_owned());
     }
     if terminal {
         eprintln!("xen-lab: booting Xen in software; in dom0's shell try `xl list`; `exit` ends the machine");
     }
+    let limit = match terminal {
+        true => Duration::MAX,
+        false if request.test => Duration::from_secs(trials::seconds(request.quick)),
+        false => RUN,
+    };
     let folder = std::env::current_dir()?;
     run(
         &packages,
         &first_root,
-        &words(&folder, &super::tasks::target()?, &command),
-        request
-            .timeout
-            .unwrap_or(if terminal { Duration::MAX } else { RUN }),
+        &words(&folder, &target, &command),
+        request.timeout.unwrap_or(limit),
         terminal,
         request.verbose,
     )
@@ -81,6 +94,8 @@ fn parse(args: &[String]) -> Result<Request> {
         match word.as_str() {
             "--" => request.command = args.by_ref().cloned().collect(),
             "--verbose" => request.verbose = true,
+            "--test" => request.test = true,
+            "--quick" => request.quick = true,
             "--timeout" => {
                 let value = args.next().context("--timeout needs a number of seconds")?;
                 request.timeout = Some(Duration::from_secs(value.parse().context("--timeout")?));
@@ -88,6 +103,11 @@ fn parse(args: &[String]) -> Result<Request> {
             _ => bail!("{word}: unknown\n{USAGE}"),
         }
     }
+    ensure!(
+        request.command.is_empty() || !request.test,
+        "the scenarios, or a command\n{USAGE}"
+    );
+    ensure!(request.test || !request.quick, "--quick is for --test\n{USAGE}");
     Ok(request)
 }
 
@@ -249,7 +269,14 @@ mod tests {
         assert_eq!(request.timeout, Some(Duration::from_secs(7)));
         assert!(!request.verbose);
         assert_eq!(parse(&[]).unwrap(), Request::default());
-        for wrong in [&["xl"][..], &["--timeout"], &["--timeout", "soon"]] {
+        assert!(parse(&strings(&["--test", "--quick"])).unwrap().quick);
+        for wrong in [
+            &["xl"][..],
+            &["--timeout"],
+            &["--timeout", "soon"],
+            &["--quick"],
+            &["--test", "--", "xl"],
+        ] {
             assert!(parse(&strings(wrong)).is_err(), "{wrong:?}");
         }
     }

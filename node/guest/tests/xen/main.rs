@@ -6,7 +6,6 @@
 mod ends;
 #[path = "../guest/harness.rs"]
 mod harness;
-#[path = "../guest/streams.rs"]
 mod streams;
 #[path = "../guest/world.rs"]
 mod world;
