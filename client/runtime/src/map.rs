@@ -26,6 +26,28 @@ pub(crate) fn reserve(bytes: usize) -> Result<*mut u8> {
     Ok(at?.cast())
 }
 
+/// The same, at a multiple of `alignment`, a power of two of whole pages.
+pub(crate) fn reserve_aligned(bytes: usize, alignment: usize) -> Result<*mut u8> {
+    if alignment <= PAGE as usize {
+        return reserve(bytes);
+    }
+    let whole = bytes.checked_add(alignment).ok_or(Errno::ENOMEM)?;
+    let from = reserve(whole)?;
+    let before = (from as usize).wrapping_neg() & (alignment - 1);
+    let at = from.wrapping_add(before);
+    let after = whole - before - bytes;
+    // SAFETY: parts of our own reservation, which nobody knows of.
+    unsafe {
+        if before > 0 {
+            release(from, before);
+        }
+        if after > 0 {
+            release(at.wrapping_add(bytes), after);
+        }
+    }
+    Ok(at)
+}
+
 /// Ends a mapping.
 ///
 /// # Safety
@@ -114,7 +136,8 @@ pub(crate) fn placed(memory: &Memory) -> Vec<Extent> {
 
 /// Checks what a daemon said of memory; gives its length.
 pub(crate) fn check(memory: &Memory) -> Result<usize> {
-    let fits = |e: &Extent| e.bytes != 0 && e.bytes.is_multiple_of(PAGE) && e.offset.is_multiple_of(PAGE);
+    let page = memory.page();
+    let fits = |e: &Extent| e.bytes != 0 && e.bytes.is_multiple_of(page) && e.offset.is_multiple_of(page);
     let bytes = memory.bytes();
     if memory.extents.is_empty() || !memory.extents.iter().all(fits) || bytes > isize::MAX as u64 {
         return Err(Errno::EPROTO);

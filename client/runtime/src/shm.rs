@@ -188,11 +188,19 @@ fn fits(state: &mut process::Locked, id: i32, place: Place) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of a segment's pages: it is mapped at multiples of them.
+fn page(memory: &Memory) -> Result<usize> {
+    usize::try_from(memory.page()).map_err(|_| Errno::ENOMEM)
+}
+
 /// Bytes of the whole pages that hold a segment.
 fn pages_of(memory: &Memory, segsz: u64) -> Result<usize> {
     let whole = map::check(memory)?;
     let bytes = usize::try_from(segsz).map_err(|_| Errno::ENOMEM)?;
-    let bytes = bytes.max(1).checked_next_multiple_of(4096).ok_or(Errno::ENOMEM)?;
+    let bytes = bytes
+        .max(1)
+        .checked_next_multiple_of(page(memory)?)
+        .ok_or(Errno::ENOMEM)?;
     if bytes > whole {
         return Err(Errno::EPROTO);
     }
@@ -218,8 +226,12 @@ unsafe fn map_segment(
     protection: ProtFlags,
 ) -> Result<(*mut u8, usize)> {
     let bytes = pages_of(memory, segsz)?;
+    let page = page(memory)?;
     let at = match place {
-        Place::Anywhere => map::reserve(bytes)?,
+        Place::Anywhere => map::reserve_aligned(bytes, page)?,
+        Place::Free(at) | Place::Over(at) if !(at as usize).is_multiple_of(page) => {
+            return Err(Errno::EINVAL);
+        }
         Place::Free(at) => {
             map::reserve_at(at, bytes)?;
             at

@@ -251,6 +251,7 @@ fn shmat(n: &Notice, errands: BorrowedFd<'_>) -> Option<std::result::Result<i64,
             place,
             protection: protection as u64,
             bytes: counted.bytes as u64,
+            page: counted.memory.page(),
             window: counted.memory.window,
             extents: counted.memory.extents.clone(),
         };

@@ -53,6 +53,8 @@ pub(crate) enum Errand {
         protection: u64,
         /// Whole pages.
         bytes: u64,
+        /// Bytes of a page: it is mapped at a multiple of them.
+        page: u64,
         /// How the descriptor can be mapped.
         window: Window,
         /// What to map of it, one after another.

@@ -8,6 +8,8 @@ use rustix::fd::{AsFd, BorrowedFd};
 use std::collections::HashSet;
 use vshmem_wire::{Extent, Window};
 
+/// Bytes of an ordinary page.
+const PAGE: u64 = 4096;
 const RESERVED: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 /// Why a call has no result: the thread is dead, and hears of none, or the kernel said no.
@@ -82,12 +84,29 @@ fn piece(
     Ok(())
 }
 
+/// Address space of the thread's, kept free, at a multiple of `page`.
+fn reserve(held: &mut Held, bytes: u64, page: u64) -> Result<u64, Failed> {
+    if page <= PAGE {
+        return mmap(held, 0, bytes, 0, RESERVED, -1, 0);
+    }
+    let whole = bytes.checked_add(page).ok_or(Failed::Errno(libc::ENOMEM))?;
+    let from = mmap(held, 0, whole, 0, RESERVED, -1, 0)?;
+    let before = from.wrapping_neg() & (page - 1);
+    let at = from + before;
+    if before > 0 {
+        munmap(held, from, before)?;
+    }
+    munmap(held, at + bytes, page - before)?;
+    Ok(at)
+}
+
 /// Maps a segment; gives where.
 fn map(held: &mut Held, errand: &Errand, from: i32) -> Result<u64, Failed> {
     let Errand::Attach {
         place,
         protection,
         bytes,
+        page,
         window,
         extents,
         ..
@@ -96,7 +115,10 @@ fn map(held: &mut Held, errand: &Errand, from: i32) -> Result<u64, Failed> {
         return Err(Failed::Errno(libc::EPROTO));
     };
     let at = match *place {
-        Place::Any => mmap(held, 0, *bytes, 0, RESERVED, -1, 0)?,
+        Place::Any => reserve(held, *bytes, *page)?,
+        Place::Free(at) | Place::Over(at) if !at.is_multiple_of(*page) => {
+            return Err(Failed::Errno(libc::EINVAL));
+        }
         Place::Free(at) => {
             let free = RESERVED | libc::MAP_FIXED_NOREPLACE;
             match mmap(held, at, *bytes, 0, free, -1, 0) {

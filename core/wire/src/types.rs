@@ -98,6 +98,8 @@ pub mod caps {
     pub const SYS_RESOURCE: u8 = 4;
     /// CAP_SYS_ADMIN: IPC_SET and IPC_RMID of others' constructs.
     pub const SYS_ADMIN: u8 = 8;
+    /// SHM_HUGETLB: CAP_IPC_LOCK, or a group that the administrator named for it.
+    pub const HUGE: u8 = 16;
 }
 
 /// A run of pages of a construct, by its place in the memory that backs it.
@@ -172,9 +174,19 @@ pub struct Memory {
     pub writable: bool,
     /// Between back-end and front-end, where pages are granted one by one.
     pub grants: Option<Grants>,
+    /// Of huge pages of so many bytes, as a power of two: it is mapped in whole ones, at multiples of them. 0: of ordinary pages.
+    pub huge: u8,
 }
 
 impl Memory {
+    /// Bytes of the pages it is of.
+    pub fn page(&self) -> u64 {
+        match self.huge {
+            0 => 4096,
+            shift => 1u64.checked_shl(shift.into()).unwrap_or(1 << 63),
+        }
+    }
+
     /// Bytes of all extents.
     pub fn bytes(&self) -> u64 {
         self.extents.iter().fold(0, |sum, e| sum.saturating_add(e.bytes))

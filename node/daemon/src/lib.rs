@@ -103,6 +103,7 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     if let Some(memory) = options.memory {
         config.group.memory = memory;
     }
+    config.huge = vshmem_port_select::huge_page_sizes();
     config.draw_identities().context("drawing random numbers")?;
     start_logging(&config.log);
     let (lock, made) = sockets::lock(&config.runtime_dir)?;

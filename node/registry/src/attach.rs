@@ -18,8 +18,12 @@ fn memory(construct: &Construct, writable: bool) -> Memory {
         extents: construct.extents.clone(),
         writable,
         grants: None,
+        huge: construct.huge,
     }
 }
+
+/// What a guest is told of huge pages.
+pub(crate) const OUT_OF_REACH: &str = "segments of huge pages (SHM_HUGETLB) are the host's kernel's alone: this domain is a guest, which cannot reach them";
 
 impl Registry {
     pub(crate) fn shm_attach(
@@ -36,6 +40,9 @@ impl Registry {
         self.check(record, construct, wanted)?;
         if record.holds.get(&serial).is_some_and(|&n| n >= ATTACHMENTS) {
             return Err(Failure::errno(ENOMEM));
+        }
+        if construct.huge != 0 && self.has_a_kernel_of_its_own(record.domain) {
+            return Err(Failure::because(ENOMEM, OUT_OF_REACH));
         }
         let reply = Reply::Attached {
             memory: memory(construct, !read_only),
@@ -255,7 +262,7 @@ impl Registry {
             .get(&serial)
             .ok_or_else(|| Failure::errno(EINVAL))?;
         let (domain, before, now) = (construct.domain, construct.extents.len(), construct.bytes);
-        let group = construct.group;
+        let (group, huge) = (construct.group, construct.huge);
         let extent = match construct.body {
             Body::Sem { nsems } => sizes::set_extent(nsems, wanted),
             _ => sizes::queue_extent(wanted).ok_or_else(|| none("no queue holds such a message"))?,
@@ -266,10 +273,10 @@ impl Registry {
         let within = |registry: &Self, bytes| registry.check_quota(domain, 0, bytes).is_ok();
         let mut taken = None;
         if within(self, best) && pieces > 0 {
-            taken = self.pages_of(group).take(now, best, 1);
+            taken = self.pages_of(group, huge).take(now, best, 1);
         }
         if taken.is_none() && within(self, least) {
-            taken = self.pages_of(group).take(now, least, pieces);
+            taken = self.pages_of(group, huge).take(now, least, pieces);
         }
         let taken = taken.ok_or_else(|| none("the pool or the domain's quota has no room for it to grow"))?;
         let bytes: u64 = taken.iter().map(|e| e.bytes).sum();
@@ -281,6 +288,7 @@ impl Registry {
         let kind = construct.kind;
         fx.extend(taken.iter().map(|&extent| Effect::Provide {
             group,
+            huge,
             kind,
             serial,
             extent,

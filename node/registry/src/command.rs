@@ -246,6 +246,8 @@ pub enum Effect {
     Provide {
         /// The group it is of: says in which store its memory is.
         group: u16,
+        /// Its huge pages, as in [`vshmem_wire::Memory::huge`]: these have a store of their own.
+        huge: u8,
         /// What it is.
         kind: Kind,
         /// Its serial number.
@@ -316,6 +318,8 @@ pub enum Effect {
     Admit {
         /// The group it is of: says in which store its memory is.
         group: u16,
+        /// Its huge pages, as in [`vshmem_wire::Memory::huge`]: these have a store of their own.
+        huge: u8,
         /// The construct.
         serial: u64,
         /// The domain.
@@ -327,6 +331,8 @@ pub enum Effect {
     Revoke {
         /// The group it is of: says in which store its memory is.
         group: u16,
+        /// Its huge pages, as in [`vshmem_wire::Memory::huge`]: these have a store of their own.
+        huge: u8,
         /// The construct.
         serial: u64,
         /// The domain.
@@ -337,6 +343,8 @@ pub enum Effect {
     Release {
         /// The group it is of: says in which store its memory is.
         group: u16,
+        /// Its huge pages, as in [`vshmem_wire::Memory::huge`]: these have a store of their own.
+        huge: u8,
         /// What it was.
         kind: Kind,
         /// Its serial number.

@@ -58,6 +58,8 @@ pub struct GroupConfig {
     pub host: String,
     /// Further groups, numbered from 1; the one above is group 0.
     pub more: Vec<MoreGroup>,
+    /// Sizes of the host's huge pages, as powers of two, the default first. Segments of such pages have a file each, in whatever group.
+    pub huge: Vec<u8>,
     /// Domains that are not just in group 0, by name.
     pub memberships: BTreeMap<String, Membership>,
 }
@@ -106,6 +108,7 @@ impl GroupConfig {
             members: None,
             host: "host".into(),
             more: Vec::new(),
+            huge: Vec::new(),
             memberships: BTreeMap::new(),
         }
     }

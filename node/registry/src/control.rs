@@ -143,6 +143,10 @@ impl Registry {
         if bound == Some(0) {
             return Err(Failure::errno(EPERM));
         }
+        // Huge pages are never swapped: Linux does nothing, and says that it did.
+        if construct.huge != 0 {
+            return Ok(Done::Reply(Reply::Done));
+        }
         if let Some(most) = bound
             && construct.perm.mode & SHM_LOCKED == 0
         {

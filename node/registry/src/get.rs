@@ -12,9 +12,7 @@ const IPC_PRIVATE: i32 = 0;
 const IPC_CREAT: i32 = 0o1000;
 const IPC_EXCL: i32 = 0o2000;
 const SHM_HUGETLB: i32 = 0o4000;
-const SHM_HUGE_MASK: i32 = 0x3f << 26;
-const SHM_HUGE_2MB: i32 = 21 << 26;
-const SHM_HUGE_1GB: i32 = 30 << 26;
+const SHM_HUGE_SHIFT: u32 = 26;
 /// Pieces a new segment may lie in.
 const SEGMENT_PIECES: usize = 64;
 /// Pieces a new set or queue may lie in.
@@ -29,6 +27,8 @@ struct New {
     /// Bytes, in pages.
     bytes: u64,
     pieces: usize,
+    /// Huge pages, as in [`vshmem_wire::Memory::huge`].
+    huge: u8,
 }
 
 impl Registry {
@@ -48,7 +48,7 @@ impl Registry {
         if size == 0 || size > limits.shmmax || size > i64::MAX as u64 - PAGE {
             return Err(Failure::errno(EINVAL));
         }
-        let bytes = sizes::pages_up(size).ok_or_else(|| Failure::errno(EINVAL))?;
+        let mut bytes = sizes::pages_up(size).ok_or_else(|| Failure::errno(EINVAL))?;
         if self
             .shm_pages
             .checked_add(bytes / PAGE)
@@ -59,8 +59,12 @@ impl Registry {
                 "shmall: all segments together are too large",
             ));
         }
+        let mut huge = 0;
         if flags & SHM_HUGETLB != 0 {
-            self.no_huge_pages(client, flags)?;
+            huge = self.huge_pages(client, flags)?;
+            bytes = size
+                .checked_next_multiple_of(1 << huge)
+                .ok_or_else(|| Failure::errno(ENOMEM))?;
         }
         let body = Body::Shm {
             segsz: size,
@@ -76,6 +80,7 @@ impl Registry {
             body,
             bytes,
             pieces: SEGMENT_PIECES,
+            huge,
         };
         self.make(now, client, new, fx)
     }
@@ -111,6 +116,7 @@ impl Registry {
             body: Body::Sem { nsems },
             bytes: sizes::pages_up(sizes::set_bytes(nsems)).ok_or_else(|| Failure::errno(ENOMEM))?,
             pieces: PIECES,
+            huge: 0,
         };
         self.make(now, client, new, fx)
     }
@@ -134,6 +140,7 @@ impl Registry {
             body: Body::Msg { qbytes },
             bytes: sizes::pages_up(sizes::queue_bytes()).ok_or_else(|| Failure::errno(ENOMEM))?,
             pieces: PIECES,
+            huge: 0,
         };
         self.make(now, client, new, fx)
     }
@@ -178,17 +185,28 @@ impl Registry {
         Ok(Done::Reply(Reply::Id(construct.id)))
     }
 
-    /// What Linux says where no huge pages are set aside, which is so here: EPERM to those who might not have them anyway, else ENOMEM.
-    fn no_huge_pages(&self, client: u32, flags: i32) -> Result<(), Failure> {
-        if ![0, SHM_HUGE_2MB, SHM_HUGE_1GB].contains(&(flags & SHM_HUGE_MASK)) {
-            return Err(Failure::because(EINVAL, "there are no pages of this size"));
+    /// Which huge pages SHM_HUGETLB in `flags` asks for; errors in Linux's order. That there are none left is found out when they are provided.
+    fn huge_pages(&self, client: u32, flags: i32) -> Result<u8, Failure> {
+        let asked = (flags as u32 >> SHM_HUGE_SHIFT) as u8;
+        let known = &self.group.huge;
+        let found = match asked {
+            0 => known.first(),
+            shift => known.iter().find(|known| **known == shift),
+        };
+        let Some(&shift) = found.filter(|shift| (12..48).contains(*shift)) else {
+            return Err(Failure::because(EINVAL, "there are no huge pages of this size"));
+        };
+        let record = self.alive(client)?;
+        if record.who.caps & caps::HUGE == 0 {
+            return Err(Failure::because(
+                EPERM,
+                "SHM_HUGETLB is for those with CAP_IPC_LOCK, or in the group of /proc/sys/vm/hugetlb_shm_group",
+            ));
         }
-        let who = &self.alive(client)?.who;
-        if who.caps & caps::IPC_LOCK != 0 || who.gid == 0 || who.groups.contains(&0) {
-            Err(Failure::because(ENOMEM, "there are no huge pages here"))
-        } else {
-            Err(Failure::errno(EPERM))
+        if self.has_a_kernel_of_its_own(record.domain) {
+            return Err(Failure::because(ENOMEM, crate::attach::OUT_OF_REACH));
         }
+        Ok(shift)
     }
 
     fn make(&mut self, now: i64, client: u32, new: New, fx: &mut Effects) -> Result<Done, Failure> {
@@ -209,12 +227,12 @@ impl Registry {
             return Err(Failure::because(ENOSPC, "all ids of this kind are in use"));
         }
         let extents = self
-            .pages_of(group)
+            .pages_of(group, new.huge)
             .take(0, new.bytes, new.pieces)
             .ok_or_else(no_memory)?;
         let serial = self.next_serial;
         let Some((slot, seq)) = self.take_slot(new.kind, serial) else {
-            self.pages_of(group).give_back(&extents);
+            self.pages_of(group, new.huge).give_back(&extents);
             return Err(Failure::errno(ENOSPC));
         };
         self.next_serial += 1;
@@ -232,6 +250,7 @@ impl Registry {
                 seq,
             },
             group,
+            huge: new.huge,
             domain,
             life: Life::Live,
             sight: Sight::AllBut(Default::default()),
@@ -249,7 +268,7 @@ impl Registry {
             self.table_mut(new.kind).keys.insert((group, new.key), serial);
         }
         match new.body {
-            Body::Shm { .. } => self.shm_pages += new.bytes / PAGE,
+            Body::Shm { segsz, .. } => self.shm_pages += segsz.div_ceil(PAGE),
             Body::Sem { nsems } => self.semaphores += u64::from(nsems),
             Body::Msg { .. } => {}
         }
@@ -308,8 +327,8 @@ impl Registry {
             let gone = construct.extents.split_off(before);
             let bytes: u64 = gone.iter().map(|e| e.bytes).sum();
             construct.bytes -= bytes;
-            let (domain, group) = (construct.domain, construct.group);
-            self.pages_of(group).give_back(&gone);
+            let (domain, group, huge) = (construct.domain, construct.group, construct.huge);
+            self.pages_of(group, huge).give_back(&gone);
             self.charge(domain, 0, -(bytes as i64));
             return Ok(Done::Nothing);
         }
@@ -330,11 +349,12 @@ fn no_memory() -> Failure {
 
 /// The effects that bring a new construct about.
 fn announce(serial: u64, construct: &Construct, fx: &mut Effects) {
-    let (kind, group) = (construct.kind, construct.group);
+    let (kind, group, huge) = (construct.kind, construct.group, construct.huge);
     debug_assert_eq!(construct.perm.mode & SHM_DEST, 0);
     for &extent in &construct.extents {
         fx.push(Effect::Provide {
             group,
+            huge,
             kind,
             serial,
             extent,

@@ -68,8 +68,11 @@ impl GroupConfig {
 }
 
 impl Registry {
-    /// Where the memory of a group's constructs comes from.
-    pub(crate) fn pages_of(&mut self, group: u16) -> &mut Pool {
+    /// Where the memory of a group's constructs comes from, or of segments of huge pages.
+    pub(crate) fn pages_of(&mut self, group: u16, huge: u8) -> &mut Pool {
+        if huge != 0 {
+            return &mut self.huge;
+        }
         // A construct's group is one that there is; the first stands for none.
         let at = if self.pools.len() > usize::from(group) {
             usize::from(group)
@@ -84,6 +87,11 @@ impl Registry {
         self.domains
             .get(&domain)
             .is_some_and(|d| self.group.is_in(&d.name, group))
+    }
+
+    /// Whether the domain is a guest.
+    pub(crate) fn has_a_kernel_of_its_own(&self, domain: u16) -> bool {
+        self.domains.get(&domain).is_some_and(|d| d.space != 0)
     }
 
     /// The group in which a domain looks for a key.

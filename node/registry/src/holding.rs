@@ -23,6 +23,7 @@ impl Registry {
         if admit {
             fx.push(Effect::Admit {
                 group: construct.group,
+                huge: construct.huge,
                 serial,
                 domain,
                 writable: presence.writable,
@@ -41,9 +42,10 @@ impl Registry {
             construct.nattch -= count;
             if presence.count == 0 {
                 construct.present.remove(&domain);
-                let group = construct.group;
+                let (group, huge) = (construct.group, construct.huge);
                 fx.push(Effect::Revoke {
                     group,
+                    huge,
                     serial,
                     domain,
                 });
@@ -110,10 +112,12 @@ impl Registry {
         if !matches!(construct.life, Life::Live) {
             self.quarantine = self.quarantine.saturating_sub(construct.bytes);
         }
-        self.pages_of(construct.group).give_back(&construct.extents);
+        self.pages_of(construct.group, construct.huge)
+            .give_back(&construct.extents);
         self.charge(construct.domain, -1, -(construct.bytes as i64));
         fx.push(Effect::Release {
             group: construct.group,
+            huge: construct.huge,
             kind: construct.kind,
             serial,
             extents: construct.extents,
@@ -131,7 +135,9 @@ impl Registry {
         }
         table.free(construct.slot);
         match construct.body {
-            Body::Shm { .. } => self.shm_pages = self.shm_pages.saturating_sub(construct.bytes / crate::PAGE),
+            Body::Shm { segsz, .. } => {
+                self.shm_pages = self.shm_pages.saturating_sub(segsz.div_ceil(crate::PAGE));
+            }
             Body::Sem { nsems } => self.semaphores = self.semaphores.saturating_sub(u64::from(nsems)),
             Body::Msg { .. } => {}
         }

@@ -17,10 +17,15 @@ impl Registry {
 
     fn check_memory(&self) -> Result<(), String> {
         for (group, pool) in (0..).zip(&self.pools) {
-            let ours = self.constructs.values().filter(|c| c.group == group);
+            let ours = self
+                .constructs
+                .values()
+                .filter(|c| c.group == group && c.huge == 0);
             pool.check(ours.flat_map(|c| &c.extents))
                 .map_err(|why| format!("group {group}: {why}"))?;
         }
+        let huge = self.constructs.values().filter(|c| c.huge != 0);
+        self.huge.check(huge.flat_map(|c| &c.extents))?;
         let mut quarantine = 0;
         let mut charged: BTreeMap<u16, (u32, u64)> = BTreeMap::new();
         let (mut pages, mut semaphores) = (0, 0);
@@ -35,7 +40,7 @@ impl Registry {
             if !self.within(c.domain, c.group) {
                 return Err(format!("construct {serial} is of a group its domain is not in"));
             }
-            if self.group.store_of(c.group) == Store::PerConstruct {
+            if c.huge != 0 || self.group.store_of(c.group) == Store::PerConstruct {
                 let mut at = 0;
                 for extent in &c.extents {
                     if extent.offset != at || extent.bytes % PAGE != 0 {
@@ -54,7 +59,7 @@ impl Registry {
             charge.0 += 1;
             charge.1 += bytes;
             match c.body {
-                Body::Shm { .. } => pages += bytes / PAGE,
+                Body::Shm { segsz, .. } => pages += segsz.div_ceil(PAGE),
                 Body::Sem { nsems } if c.named() => semaphores += u64::from(nsems),
                 _ => {}
             }

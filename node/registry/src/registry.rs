@@ -34,6 +34,8 @@ pub struct Registry {
     pub(crate) sweeps: BTreeSet<Sweep>,
     /// Memory of each group.
     pub(crate) pools: Vec<Pool>,
+    /// Segments of huge pages: a file each.
+    pub(crate) huge: Pool,
     /// Pages of all segments, semaphores of all named sets.
     pub(crate) shm_pages: u64,
     pub(crate) semaphores: u64,
@@ -70,6 +72,8 @@ pub struct ConstructView<'a> {
     pub domain: u16,
     /// Number of the group it is of: says in which store its memory is.
     pub group: u16,
+    /// Its huge pages, as in [`vshmem_wire::Memory::huge`]: these have a store of their own.
+    pub huge: u8,
 }
 
 /// What the daemon may know of a client.
@@ -113,6 +117,7 @@ impl Registry {
             msg: Table::default(),
             sweeps: BTreeSet::new(),
             pools,
+            huge: Pool::new(Store::PerConstruct),
             shm_pages: 0,
             semaphores: 0,
             quarantine: 0,
@@ -383,7 +388,7 @@ impl Registry {
 
     /// Bytes of construct memory in use, those in quarantine included.
     pub fn bytes_used(&self) -> u64 {
-        self.pools.iter().map(Pool::used).sum()
+        self.pools.iter().map(Pool::used).sum::<u64>() + self.huge.used()
     }
 
     /// The part of [`Registry::bytes_used`] that is a group's.
@@ -483,6 +488,7 @@ fn view(serial: u64, construct: &Construct) -> ConstructView<'_> {
         qbytes: construct.qbytes(),
         domain: construct.domain,
         group: construct.group,
+        huge: construct.huge,
     }
 }
 

@@ -53,7 +53,7 @@ impl Registry {
         };
         construct.sight = sight;
         construct.permission = construct.permission.wrapping_add(1);
-        let group = construct.group;
+        let (group, huge) = (construct.group, construct.huge);
         for domain in construct
             .present
             .keys()
@@ -64,6 +64,7 @@ impl Registry {
             if !construct.sight.allows(name) {
                 fx.push(Effect::Revoke {
                     group,
+                    huge,
                     serial,
                     domain,
                 });

@@ -82,6 +82,8 @@ pub(crate) struct Construct {
     pub(crate) perm: Perm,
     /// Number of the group it is of: its key is one of that group's, its memory in that group's store.
     pub(crate) group: u16,
+    /// Its huge pages, as in [`vshmem_wire::Memory::huge`].
+    pub(crate) huge: u8,
     /// Number of the domain it was made in, whose quota it counts against.
     pub(crate) domain: u16,
     pub(crate) life: Life,

@@ -9,9 +9,24 @@ use std::io;
 use vshmem_port::store::PAGE;
 use vshmem_wire::Extent;
 
+/// `MFD_HUGE_SHIFT`.
+const HUGE_SHIFT: u32 = 26;
+
 /// A new empty memfd that only its owner's uid may reopen.
 pub(crate) fn create(name: &str) -> io::Result<OwnedFd> {
     let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)?;
+    Ok(file)
+}
+
+/// The same of huge pages: of two to the power of `huge` bytes each. 0: of ordinary pages.
+pub(crate) fn create_of(name: &str, huge: u8) -> io::Result<OwnedFd> {
+    if huge == 0 {
+        return create(name);
+    }
+    let size = MemfdFlags::from_bits_retain(u32::from(huge) << HUGE_SHIFT);
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB | size;
+    let file = rustix::fs::memfd_create(name, flags)?;
     rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)?;
     Ok(file)
 }

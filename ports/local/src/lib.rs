@@ -5,6 +5,7 @@
 //! | [`pool`] | [`PoolStore`]: one sparse file of fixed size that holds every construct of a group |
 //! | [`memfds`] | [`MemfdStore`]: a sealed file per construct |
 //! | [`guest`] | [`LocalGuest`]: a front-end in a process of the same kernel, over descriptors it was given |
+//! | [`huge`] | which huge pages this kernel has |
 //! | `file` | making, sealing, punching and reopening those files |
 //! | `room` | mapping extents one after another into reserved address room: the only unsafe code |
 //!
@@ -15,6 +16,7 @@
 
 mod file;
 pub mod guest;
+pub mod huge;
 pub mod memfds;
 pub mod pool;
 mod room;

@@ -9,6 +9,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::SealFlags;
 use std::collections::BTreeMap;
 use std::io;
+use std::time::{Duration, Instant};
 use vshmem_port::store::{Domain, Mapped, Reach, Serial, Store};
 use vshmem_wire::{Extent, Kind, Window};
 
@@ -21,6 +22,10 @@ struct Construct {
 /// Memory of a group whose constructs have a file each: see the module.
 #[derive(Debug, Default)]
 pub struct MemfdStore {
+    /// The files are of huge pages of so many bytes, as a power of two; 0: of ordinary ones.
+    huge: u8,
+    /// When a file of huge pages was let go of last: its pages are free when its last holder has let go, which may be a moment later.
+    let_go: Option<Instant>,
     constructs: BTreeMap<Serial, Construct>,
 }
 
@@ -28,6 +33,15 @@ impl MemfdStore {
     /// A store with no constructs.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same with files of huge pages, of two to the power of `huge` bytes each. Such pages are set aside when an extent is provided: afterwards
+    /// touching them cannot fail.
+    pub fn of_huge_pages(huge: u8) -> Self {
+        MemfdStore {
+            huge,
+            ..Self::default()
+        }
     }
 
     fn get(&self, serial: Serial) -> io::Result<&Construct> {
@@ -60,6 +74,21 @@ fn parse(name: &str) -> Option<(Kind, Serial)> {
     Some((kind, Serial(serial.parse().ok()?)))
 }
 
+/// How long after huge pages were let go of it is worth asking for some again.
+const LETTING_GO: Duration = Duration::from_millis(100);
+
+/// Has huge pages set aside for a file; waits for those that are being let go of.
+fn set_aside(file: BorrowedFd<'_>, bytes: u64, let_go: Option<Instant>) -> io::Result<()> {
+    loop {
+        match room::set_aside(file, bytes) {
+            Err(_) if let_go.is_some_and(|at| at.elapsed() < LETTING_GO) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// The end of the longest file there can be.
 const MOST: u64 = i64::MAX as u64 & !4095;
 
@@ -72,7 +101,7 @@ impl Store for MemfdStore {
         let end = file::check(extent, MOST)?;
         let new = !self.constructs.contains_key(&serial);
         if new {
-            let file = file::create(&name(kind, serial))?;
+            let file = file::create_of(&name(kind, serial), self.huge)?;
             self.constructs.insert(serial, Construct { kind, file });
         }
         let made = (|| {
@@ -81,7 +110,11 @@ impl Store for MemfdStore {
             if end > file::length(file)? {
                 file::resize(file, end)?;
             }
-            file::punch(file, extent)?;
+            if self.huge != 0 {
+                set_aside(file, end, self.let_go)?;
+            } else {
+                file::punch(file, extent)?;
+            }
             if construct.kind != Kind::Shm {
                 // The back-end itself touches sets and queues: being out of memory must show here, not as a signal there.
                 file::fill(file, extent)?;
@@ -113,7 +146,11 @@ impl Store for MemfdStore {
     }
 
     fn release(&mut self, serial: Serial, extents: &[Extent]) -> io::Result<()> {
-        let file = self.get(serial)?.file.as_fd();
+        // One whose memory could not be had is not there.
+        let Some(construct) = self.constructs.get(&serial) else {
+            return Ok(());
+        };
+        let file = construct.file.as_fd();
         let length = file::length(file)?;
         let mut released = 0;
         for &extent in extents {
@@ -123,6 +160,7 @@ impl Store for MemfdStore {
         }
         if released >= length {
             self.constructs.remove(&serial);
+            self.let_go = (self.huge != 0).then(Instant::now);
         }
         Ok(())
     }

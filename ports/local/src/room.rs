@@ -80,6 +80,25 @@ pub(crate) fn extend(
     Ok(())
 }
 
+/// Has the kernel set huge pages aside for a file's first `bytes` bytes: it does so when they are mapped, and they stay set aside for the file when that mapping
+/// is gone. The error is that there are none left.
+pub(crate) fn set_aside(file: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
+    let bytes = usize::try_from(bytes).map_err(|_| too_large())?;
+    // SAFETY: a new mapping at an address of the kernel's choice, which nobody is told and which is ended at once.
+    unsafe {
+        let at = rustix::mm::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED,
+            file,
+            0,
+        )?;
+        rustix::mm::munmap(at, bytes)?;
+    }
+    Ok(())
+}
+
 /// Ends a mapping, its room included.
 pub(crate) fn unmap(mapped: Mapped) -> io::Result<()> {
     // SAFETY: base and length are those of one reservation made by `map`; the caller of `Store::unmap` promises not to use it any more.

@@ -25,6 +25,16 @@ pub fn grant_store(bytes: u64, record: Option<OwnedFd>) -> anyhow::Result<Box<dy
     }))
 }
 
+/// Sizes of this kernel's huge pages, as powers of two, the default first.
+pub fn huge_page_sizes() -> Vec<u8> {
+    vshmem_port_local::huge::page_sizes()
+}
+
+/// A file of huge pages, of two to the power of `huge` bytes each, for each construct: processes of this kernel alone.
+pub fn huge_page_store(huge: u8) -> Box<dyn Store> {
+    Box::new(MemfdStore::of_huge_pages(huge))
+}
+
 /// A file for each construct: processes of this kernel alone, each reaching only what it attached.
 pub fn file_store() -> Box<dyn Store> {
     Box::new(MemfdStore::new())

@@ -29,6 +29,11 @@ impl Column {
         matches!(self, Column::Containers | Column::Uml)
     }
 
+    /// Why there are no huge pages, where there cannot be any.
+    pub fn no_huge_pages(self) -> Option<&'static str> {
+        (self == Column::Uml).then_some("User-mode Linux has no huge pages")
+    }
+
     /// Its name in the table and in the list of differences.
     pub fn name(self) -> &'static str {
         match self {

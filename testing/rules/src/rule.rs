@@ -10,7 +10,7 @@
 //! hear a -> 0                         waits for a's answer
 //! ```
 //!
-//! `KEY` and `KEY2` are keys that no other rule uses.
+//! `KEY` and `KEY2` are keys that no other rule uses. `needs huge-pages`, before the first step: the rule is held where huge pages can be set aside.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -21,6 +21,8 @@ pub struct Rule {
     pub name: String,
     /// The manual page that states it.
     pub page: String,
+    /// It is held where huge pages can be set aside.
+    pub needs_huge_pages: bool,
     /// What is said.
     pub steps: Vec<Step>,
 }
@@ -64,8 +66,9 @@ pub struct Step {
     pub expected: Option<String>,
 }
 
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     ("shm.rules", include_str!("../rules/shm.rules")),
+    ("huge.rules", include_str!("../rules/huge.rules")),
     ("sem.rules", include_str!("../rules/sem.rules")),
     ("msg.rules", include_str!("../rules/msg.rules")),
     ("limits.rules", include_str!("../rules/limits.rules")),
@@ -104,8 +107,16 @@ fn parse(text: &str) -> Result<Vec<Rule>> {
             rules.push(Rule {
                 name: name.to_string(),
                 page: page.trim().to_string(),
+                needs_huge_pages: false,
                 steps: Vec::new(),
             });
+            continue;
+        }
+        if line == "needs huge-pages" {
+            rules
+                .last_mut()
+                .context("a need before the first rule")?
+                .needs_huge_pages = true;
             continue;
         }
         let step = parse_step(line).with_context(|| format!("line {}: {line}", number + 1))?;

@@ -5,6 +5,7 @@ use crate::differences::{self, Difference};
 use crate::place::{Column, Parties};
 use crate::rule::{self, Rule};
 use anyhow::Result;
+use vshmem_testing_vm::huge::HugePages;
 use vshmem_testing_vm::uml_available;
 
 /// How a rule fared at a place.
@@ -18,6 +19,8 @@ pub enum Outcome {
     Broken(Vec<String>),
     /// Was not run, and why.
     Skipped(String),
+    /// Cannot be held there, by that place's nature.
+    NotThere(&'static str),
 }
 
 impl Outcome {
@@ -27,6 +30,7 @@ impl Outcome {
             Outcome::Known(_) => "known",
             Outcome::Broken(_) => "BROKEN",
             Outcome::Skipped(_) => "skipped",
+            Outcome::NotThere(_) => "not there",
         }
     }
 }
@@ -66,15 +70,33 @@ pub fn run(columns: &[Column], only: &str) -> Result<Table> {
         let mut parties = Parties::start(column)?;
         let mut outcomes = Vec::new();
         for (number, rule) in table.rules.iter().enumerate() {
-            let said = hold(rule, number, &mut parties);
-            outcomes.push(judge(rule, column, &said, reference.get(number), &known));
+            let (outcome, lines) = match needed(rule, column) {
+                Err(outcome) => (outcome, Vec::new()),
+                Ok(_pages) => {
+                    let said = hold(rule, number, &mut parties);
+                    let outcome = judge(rule, column, &said, reference.get(number), &known);
+                    (outcome, said.map(|t| t.lines).unwrap_or_default())
+                }
+            };
+            outcomes.push(outcome);
             if column == Column::Kernel {
-                reference.push(said.map(|t| t.lines).unwrap_or_default());
+                reference.push(lines);
             }
         }
         table.outcomes.push(outcomes);
     }
     Ok(table)
+}
+
+/// What a rule needs, as long as it is held; or that it cannot be had.
+fn needed(rule: &Rule, column: Column) -> std::result::Result<Option<HugePages>, Outcome> {
+    if !rule.needs_huge_pages {
+        return Ok(None);
+    }
+    match column.no_huge_pages() {
+        Some(why) => Err(Outcome::NotThere(why)),
+        None => HugePages::set_aside().map(Some).map_err(Outcome::Skipped),
+    }
 }
 
 fn judge(
@@ -110,7 +132,7 @@ fn judge(
 }
 
 impl Table {
-    /// Whether every rule holds at every place, known differences apart, and none was skipped.
+    /// Whether every rule holds at every place where it can be held, known differences apart, and none was skipped.
     pub fn holds(&self) -> bool {
         self.count("BROKEN") + self.count("skipped") == 0
     }
@@ -140,7 +162,7 @@ impl Table {
             let cells = self.outcomes.iter().map(|o| o[number].cell().to_string());
             row(&rule.name, &rule.page, cells.collect());
         }
-        for cell in ["ok", "known", "BROKEN", "skipped"] {
+        for cell in ["ok", "known", "BROKEN", "skipped", "not there"] {
             let count = |o: &Vec<Outcome>| o.iter().filter(|o| o.cell() == cell).count().to_string();
             row(
                 &format!("total {cell} of {}", self.rules.len()),
@@ -159,6 +181,7 @@ impl Table {
                     Outcome::Holds => {}
                     Outcome::Known(why) => println!("known: {what}: {why}"),
                     Outcome::Skipped(why) => println!("skipped: {what}: {why}"),
+                    Outcome::NotThere(why) => println!("not there: {what}: {why}"),
                     Outcome::Broken(wrong) => {
                         for line in wrong {
                             println!("broken: {what}: {line}");

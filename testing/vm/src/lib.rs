@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`machine`] | a Vshmem of its own for a test: daemon, runtime directory, what is installed here |
 //! | [`scenario`] | bodies that more than one test runs |
+//! | [`huge`] | huge pages for tests that need some |
 //! | [`soak`] | everything at once for a long time, with random kills and models |
 //! | [`actor`] | a System V program under remote control, anywhere: `programs/actor.c` |
 //!
 //! One body per scenario, one row per pair of places. A row that cannot run here is skipped by name and reason.
 
 pub mod actor;
+pub mod huge;
 pub mod machine;
 pub mod scenario;
 pub mod soak;

@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits: what finds a construct's lock held is tried again on a timer.
 
+use super::stores::Home;
 use super::world::BackWorld;
 use super::{Backend, Later};
 use std::io;
@@ -44,12 +45,13 @@ impl Backend {
         for effect in effects {
             if let Effect::Provide {
                 group,
+                huge,
                 kind,
                 serial,
                 extent,
             } = effect
             {
-                if let Err(e) = self.provide(group, (kind, Serial(serial)), extent) {
+                if let Err(e) = self.provide((group, huge), (kind, Serial(serial)), extent) {
                     if self.lines.allows() {
                         tracing::warn!(serial, ?kind, bytes = extent.bytes, "memory cannot be had: {e}");
                     }
@@ -72,8 +74,8 @@ impl Backend {
         }
     }
 
-    fn provide(&mut self, group: u16, what: (Kind, Serial), extent: Extent) -> io::Result<()> {
-        if let Some((name, fd)) = self.stores.provide(group, what, extent)? {
+    fn provide(&mut self, home: Home, what: (Kind, Serial), extent: Extent) -> io::Result<()> {
+        if let Some((name, fd)) = self.stores.provide(home, what, extent)? {
             self.keeper.keep(name, fd);
         }
         Ok(())
@@ -104,21 +106,29 @@ impl Backend {
             }),
             Effect::Admit {
                 group,
+                huge,
                 serial,
                 domain,
                 writable,
             } => self.noted("admit", serial, |b| {
-                b.stores.of_mut(group).admit(Serial(serial), domain, writable)
+                b.stores
+                    .home_mut((group, huge))
+                    .admit(Serial(serial), domain, writable)
             }),
             Effect::Revoke {
                 group,
+                huge,
                 serial,
                 domain,
             } => self.noted("revoke", serial, |b| {
-                b.stores.of_mut(group).revoke(Serial(serial), domain).map(|_| ())
+                b.stores
+                    .home_mut((group, huge))
+                    .revoke(Serial(serial), domain)
+                    .map(|_| ())
             }),
             Effect::Release {
                 group,
+                huge,
                 serial,
                 extents,
                 ..
@@ -128,7 +138,7 @@ impl Backend {
                 self.heap.went();
                 self.later.retain(|(_, _, work)| work.serial() != serial);
                 self.noted("release", serial, |b| {
-                    if let Some(name) = b.stores.release(group, Serial(serial), &extents)? {
+                    if let Some(name) = b.stores.release((group, huge), Serial(serial), &extents)? {
                         b.keeper.drop_kept(name);
                     }
                     Ok(())

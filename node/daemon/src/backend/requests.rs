@@ -268,7 +268,7 @@ impl Backend {
         let (Ok(mut reply), Some((serial, writable))) = (verdict.clone(), memory) else {
             return (verdict, Vec::new());
         };
-        let Some(group) = self.registry.construct(serial).map(|c| c.group) else {
+        let Some(home) = self.registry.construct(serial).map(|c| (c.group, c.huge)) else {
             return (Err(Failure::errno(libc::EIDRM)), Vec::new());
         };
         let Some(memory) = memory_of(&mut reply) else {
@@ -276,7 +276,7 @@ impl Backend {
         };
         memory.writable = writable;
         let domain = self.registry.client(client).map_or(0, |c| c.domain);
-        let store = self.stores.of(group);
+        let store = self.stores.home(home);
         let opened = store
             .grants(Serial(serial), domain, &memory.extents, writable)
             .and_then(|grants| {

@@ -110,8 +110,9 @@ impl Backend {
         let Some(construct) = self.registry.construct(serial) else {
             return 0;
         };
-        let store = self.stores.of(construct.group);
+        let store = self.stores.home((construct.group, construct.huge));
         match store.descriptor(Serial(serial), false) {
+            Ok((file, _)) if construct.huge != 0 => resident::bytes_of_file(&file),
             Ok((file, _)) => resident::bytes(&file, construct.extents),
             Err(_) => construct.extents.iter().map(|extent| extent.bytes).sum(),
         }

@@ -15,15 +15,23 @@ use vshmem_port::store::{Reach, Serial, Store};
 use vshmem_registry::Store as Shape;
 use vshmem_wire::{Extent, Kind};
 
-/// Before the names of what a group's store has the keeper hold.
-fn prefix(group: u16) -> String {
-    format!("memory/{group}/")
+/// In which store a construct is: its group's, or that of its huge pages.
+pub(super) type Home = (u16, u8);
+
+/// Before the names of what a store has the keeper hold.
+fn prefix((group, huge): Home) -> String {
+    match huge {
+        0 => format!("memory/{group}/"),
+        huge => format!("huge/{huge}/"),
+    }
 }
 
 /// The stores.
 pub(super) struct Stores {
     /// By the groups' numbers; there is one at least.
     groups: Vec<Box<dyn Store>>,
+    /// By the sizes of huge pages.
+    huge: BTreeMap<u8, Box<dyn Store>>,
     /// Constructs with a file of their own, and how many there may be.
     files: u64,
     most_files: u64,
@@ -44,13 +52,14 @@ impl Stores {
         let config = config.registry_group();
         let mut stores = Stores {
             groups: Vec::new(),
+            huge: BTreeMap::new(),
             files: 0,
             most_files: most_files(),
         };
         for (group, name) in (0..).zip(config.names()) {
             stores.groups.push(match config.store_of(group) {
                 Shape::Pool { bytes } if granted && group == 0 => {
-                    let prefix = prefix(group);
+                    let prefix = prefix((group, 0));
                     let record = kept.keys().find(|name| name.starts_with(&prefix)).cloned();
                     let record = record.and_then(|name| kept.remove(&name));
                     vshmem_port_select::grant_store(bytes, record)
@@ -60,17 +69,28 @@ impl Stores {
                     .with_context(|| format!("making the pool of group {name}"))?,
                 Shape::PerConstruct => vshmem_port_select::file_store(),
             });
-            let prefix = prefix(group);
-            let names: Vec<String> = kept.keys().filter(|n| n.starts_with(&prefix)).cloned().collect();
-            for name in names {
-                if let Some(fd) = kept.remove(&name) {
-                    let adopted = stores.of_mut(group).adopt(&name[prefix.len()..], fd);
-                    adopted.with_context(|| format!("taking {name} over"))?;
-                    stores.files += 1;
-                }
-            }
+            stores.adopt((group, 0), kept)?;
+        }
+        for &huge in &config.huge {
+            let store = vshmem_port_select::huge_page_store(huge);
+            stores.huge.insert(huge, store);
+            stores.adopt((0, huge), kept)?;
         }
         Ok(stores)
+    }
+
+    /// Takes over what the keeper held of a store.
+    fn adopt(&mut self, home: Home, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<()> {
+        let prefix = prefix(home);
+        let names: Vec<String> = kept.keys().filter(|n| n.starts_with(&prefix)).cloned().collect();
+        for name in names {
+            if let Some(fd) = kept.remove(&name) {
+                let adopted = self.home_mut(home).adopt(&name[prefix.len()..], fd);
+                adopted.with_context(|| format!("taking {name} over"))?;
+                self.files += 1;
+            }
+        }
+        Ok(())
     }
 
     /// How many constructs may have a file each.
@@ -81,12 +101,12 @@ impl Stores {
     /// Makes an extent of a construct exist. What the keeper must hold from now on, if anything.
     pub(super) fn provide(
         &mut self,
-        group: u16,
+        home: Home,
         (kind, serial): (Kind, Serial),
         extent: Extent,
     ) -> io::Result<Option<(String, BorrowedFd<'_>)>> {
-        let known = self.of(group).keep_of(serial).is_some();
-        if !known && self.files >= self.most_files && self.of(group).reach() == Reach::PerConstruct {
+        let known = self.home(home).keep_of(serial).is_some();
+        if !known && self.files >= self.most_files && self.home(home).reach() == Reach::PerConstruct {
             let why = format!(
                 "{} constructs have a file each, and that is as many as this daemon's limit of open files allows: \
                  raise it (LimitNOFILE= of the service, or ulimit -n) and start the daemon anew, or use memory = \"pool\"",
@@ -94,28 +114,28 @@ impl Stores {
             );
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, why));
         }
-        self.of_mut(group).provide((kind, serial), extent)?;
+        self.home_mut(home).provide((kind, serial), extent)?;
         if known {
             return Ok(None);
         }
-        self.files += u64::from(self.of(group).keep_of(serial).is_some());
-        let prefix = prefix(group);
-        let kept = self.of(group).keep_of(serial);
+        self.files += u64::from(self.home(home).keep_of(serial).is_some());
+        let prefix = prefix(home);
+        let kept = self.home(home).keep_of(serial);
         Ok(kept.map(|(name, fd)| (format!("{prefix}{name}"), fd)))
     }
 
     /// Gives extents of a construct back. The name of what the keeper need not hold any more, if anything.
     pub(super) fn release(
         &mut self,
-        group: u16,
+        home: Home,
         serial: Serial,
         extents: &[Extent],
     ) -> io::Result<Option<String>> {
-        let kept = self.of(group).keep_of(serial).map(|(name, _)| name);
-        self.of_mut(group).release(serial, extents)?;
-        let gone = kept.filter(|_| self.of(group).keep_of(serial).is_none());
+        let kept = self.home(home).keep_of(serial).map(|(name, _)| name);
+        self.home_mut(home).release(serial, extents)?;
+        let gone = kept.filter(|_| self.home(home).keep_of(serial).is_none());
         self.files -= u64::from(gone.is_some()).min(self.files);
-        Ok(gone.map(|name| format!("{}{name}", prefix(group))))
+        Ok(gone.map(|name| format!("{}{name}", prefix(home))))
     }
 
     /// Where a group's store stands: a number that is none's is the first's.
@@ -147,6 +167,23 @@ impl Stores {
         self.groups.iter_mut().for_each(|store| store.retire());
     }
 
+    /// Where a construct's memory is.
+    pub(super) fn home(&self, (group, huge): Home) -> &dyn Store {
+        match self.huge.get(&huge) {
+            Some(store) => store.as_ref(),
+            None => self.of(group),
+        }
+    }
+
+    /// The same, to change it.
+    pub(super) fn home_mut(&mut self, (group, huge): Home) -> &mut dyn Store {
+        let place = self.place(group);
+        match self.huge.get_mut(&huge) {
+            Some(store) => store.as_mut(),
+            None => self.groups[place].as_mut(),
+        }
+    }
+
     /// The stores by the groups' numbers.
     pub(super) fn all(&self) -> impl Iterator<Item = (u16, &dyn Store)> {
         (0..).zip(self.groups.iter().map(Box::as_ref))
@@ -154,8 +191,10 @@ impl Stores {
 
     /// What the keeper must hold, by name.
     pub(super) fn keep(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
-        self.all().flat_map(|(group, store)| {
-            let (prefix, kept) = (prefix(group), store.keep().into_iter());
+        let groups = self.all().map(|(group, store)| ((group, 0), store));
+        let huge = self.huge.iter().map(|(&huge, store)| ((0, huge), store.as_ref()));
+        groups.chain(huge).flat_map(|(home, store)| {
+            let (prefix, kept) = (prefix(home), store.keep().into_iter());
             kept.map(move |(name, fd)| (format!("{prefix}{name}"), fd))
         })
     }

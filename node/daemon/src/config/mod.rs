@@ -44,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) machines: Machines,
     /// Identities of the groups' pools, by number: see [`Config::draw_identities`].
     pub(crate) pool_ids: Vec<u64>,
+    /// Sizes of the kernel's huge pages, as powers of two, the default first: read once for all daemons that a keeper starts.
+    pub(crate) huge: Vec<u8>,
 }
 
 /// What machines that somebody else starts are given.
@@ -135,6 +137,7 @@ impl Config {
                 vectors: 1,
             },
             pool_ids: Vec::new(),
+            huge: Vec::new(),
         }
     }
 
@@ -184,6 +187,7 @@ impl Config {
             let named = self.domains.keys().chain(self.memberships.keys());
             group.members = Some(host.chain(named.cloned()).collect());
         }
+        group.huge = self.huge.clone();
         group.more = self.more.clone();
         group.memberships = self.memberships.clone();
         group

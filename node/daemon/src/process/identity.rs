@@ -107,6 +107,26 @@ fn caps_of(effective: u64) -> u8 {
     .fold(0, |all, (_, cap)| all | cap)
 }
 
+/// The group of those who may have huge pages without CAP_IPC_LOCK.
+fn group_of_huge_pages() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/vm/hugetlb_shm_group").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+/// What capabilities and groups permit.
+fn caps_with_groups(effective: u64, gid: u32, groups: &[u32]) -> u8 {
+    let caps = caps_of(effective);
+    let named = || {
+        let group = group_of_huge_pages();
+        gid == group || groups.contains(&group)
+    };
+    if caps & caps::IPC_LOCK != 0 || named() {
+        caps | caps::HUGE
+    } else {
+        caps
+    }
+}
+
 /// The identity of a process that connected.
 ///
 /// Uid and groups are those it had then (the socket remembers). Capabilities are those it has now, but only if its effective uid is still the
@@ -124,11 +144,12 @@ pub(crate) fn connected(peer: Peer) -> anyhow::Result<(Credentials, OwnedFd)> {
     if has_ended(&pidfd) {
         bail!("the caller has ended");
     }
-    let caps = if status.euid == peer.uid {
-        caps_of(status.effective)
+    let effective = if status.euid == peer.uid {
+        status.effective
     } else {
         0
     };
+    let caps = caps_with_groups(effective, peer.gid, &peer.groups);
     let who = Credentials {
         pid: peer.pid,
         start,
@@ -156,11 +177,12 @@ pub(crate) fn forked(sender: Sender) -> anyhow::Result<(Credentials, OwnedFd)> {
     if has_ended(&pidfd) {
         bail!("the forked process has ended");
     }
-    let (groups, caps) = if (status.euid, status.egid) == (uid, gid) {
-        (status.groups, caps_of(status.effective))
+    let (groups, effective) = if (status.euid, status.egid) == (uid, gid) {
+        (status.groups, status.effective)
     } else {
         (Vec::new(), 0)
     };
+    let caps = caps_with_groups(effective, gid, &groups);
     let who = Credentials {
         pid,
         start,
@@ -189,8 +211,8 @@ pub(crate) fn standing_in(own: Credentials, other: &OwnedFd) -> anyhow::Result<C
             stands_for: pid,
             uid: status.euid,
             gid: status.egid,
+            caps: caps_with_groups(status.effective, status.egid, &status.groups) & own.caps,
             groups: status.groups,
-            caps: caps_of(status.effective) & own.caps,
             ..own
         });
     }
@@ -199,7 +221,7 @@ pub(crate) fn standing_in(own: Credentials, other: &OwnedFd) -> anyhow::Result<C
     }
     Ok(Credentials {
         stands_for: pid,
-        caps: caps_of(status.effective) & own.caps,
+        caps: caps_with_groups(status.effective, own.gid, &own.groups) & own.caps,
         ..own
     })
 }

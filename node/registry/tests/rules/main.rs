@@ -6,6 +6,7 @@ mod deaths;
 mod forks;
 mod group;
 mod groups;
+mod huge;
 mod ids;
 mod memory;
 mod once;

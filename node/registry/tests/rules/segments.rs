@@ -202,14 +202,6 @@ fn shm_lock_shows_in_the_mode_and_asks_for_owner_or_capability() {
 }
 
 #[test]
-fn huge_pages_are_refused_as_on_a_linux_that_has_none() {
-    let mut g = Group::new();
-    let (p, root) = (g.process(1000), g.process(0));
-    assert_eq!(g.shmget(p, 0, 2 << 20, CREAT | 0o4000 | 0o600), Err(EPERM));
-    assert_eq!(g.shmget(root, 0, 2 << 20, CREAT | 0o4000 | 0o600), Err(ENOMEM));
-}
-
-#[test]
 fn an_audit_lowers_what_was_not_said() {
     let mut g = Group::new();
     let p = g.process(1000);
@@ -241,6 +233,7 @@ fn a_domain_is_admitted_with_its_first_attachment_and_revoked_with_its_last() {
     let serial = g.registry.construct_by_id(Kind::Shm, id).unwrap().serial;
     let admit = |writable| Effect::Admit {
         group: 0,
+        huge: 0,
         serial,
         domain: guest,
         writable,
@@ -259,6 +252,7 @@ fn a_domain_is_admitted_with_its_first_attachment_and_revoked_with_its_last() {
         g.effects,
         [Effect::Revoke {
             group: 0,
+            huge: 0,
             serial,
             domain: guest
         }]

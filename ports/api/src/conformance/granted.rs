@@ -20,6 +20,7 @@ fn told(construct: &Construct, grants: Option<Grants>, writable: bool) -> Ask {
         extents: construct.extents.clone(),
         writable,
         grants,
+        huge: 0,
     })
 }
 

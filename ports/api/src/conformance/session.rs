@@ -128,6 +128,7 @@ impl<'a> Session<'a> {
             group: 0,
             extents,
             writable,
+            huge: 0,
             grants: None,
         };
         if let Reach::Granted { .. } = self.store.reach() {
