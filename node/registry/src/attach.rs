@@ -22,8 +22,8 @@ fn memory(construct: &Construct, writable: bool) -> Memory {
     }
 }
 
-/// What a guest is told of huge pages.
-pub(crate) const OUT_OF_REACH: &str = "segments of huge pages (SHM_HUGETLB) are the host's kernel's alone: this domain is a guest, which cannot reach them";
+/// What a guest is told that asks for huge pages: with ENOMEM.
+pub const OUT_OF_REACH: &str = "segments of huge pages (SHM_HUGETLB) are the host's kernel's alone: this domain is a guest, which cannot reach them";
 
 impl Registry {
     pub(crate) fn shm_attach(

@@ -43,6 +43,7 @@ mod sizes;
 mod slots;
 mod state;
 
+pub use attach::OUT_OF_REACH;
 pub use command::{Command, Done, Effect, Outcome, Sweep};
 pub use config::{GroupConfig, Membership, MoreGroup, Quota, Route, Store, Uids};
 pub use registry::{ClientView, ConstructView, Registry};

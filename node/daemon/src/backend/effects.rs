@@ -133,16 +133,7 @@ impl Backend {
                 extents,
                 ..
             } => {
-                self.mappings.drop_one(&mut self.stores, serial);
-                self.suspicions.remove(&serial);
-                self.heap.went();
-                self.later.retain(|(_, _, work)| work.serial() != serial);
-                self.noted("release", serial, |b| {
-                    if let Some(name) = b.stores.release((group, huge), Serial(serial), &extents)? {
-                        b.keeper.drop_kept(name);
-                    }
-                    Ok(())
-                });
+                self.release((group, huge), serial, &extents);
             }
             Effect::Inspect { kind, serial, what } => self.inspect(kind, serial, what),
             Effect::CheckLock { serial, owner, .. } => {
@@ -154,6 +145,19 @@ impl Backend {
                 }
             }
         }
+    }
+
+    fn release(&mut self, home: Home, serial: u64, extents: &[Extent]) {
+        self.mappings.drop_one(&mut self.stores, serial);
+        self.suspicions.remove(&serial);
+        self.heap.went();
+        self.later.retain(|(_, _, work)| work.serial() != serial);
+        self.noted("release", serial, |b| {
+            if let Some(name) = b.stores.release(home, Serial(serial), extents)? {
+                b.keeper.drop_kept(name);
+            }
+            Ok(())
+        });
     }
 
     fn format(&mut self, effect: Effect) {

@@ -6,7 +6,7 @@ use crate::clients::{Event, Hello};
 use crate::process::pages;
 use rustix::fd::{AsFd, OwnedFd};
 use vshmem_port::store::Serial;
-use vshmem_registry::{Command, Done};
+use vshmem_registry::{Command, Done, OUT_OF_REACH};
 use vshmem_wire::request::Welcome;
 use vshmem_wire::stream::Connected;
 use vshmem_wire::{
@@ -405,6 +405,13 @@ impl Backend {
             command => {
                 let before = self.failed_provisions;
                 let done = self.apply(command);
+                if let Err(failure) = &done
+                    && failure.why == OUT_OF_REACH
+                    && self.lines.allows()
+                {
+                    let domain = self.registry.client(client).map(|c| c.domain);
+                    tracing::warn!(?domain, "a guest's program is refused (ENOMEM): {OUT_OF_REACH}");
+                }
                 if let (Err(failure), true) = (&done, before != self.failed_provisions) {
                     self.answered(client, seq, Err(failure.clone()));
                 }
