@@ -296,11 +296,23 @@ mod tests {
         // As if it had been another user's then, and executed a set-uid program since.
         let before = Sender {
             uid: 12_345,
+            gid: 12_345,
             ..this_process()
         };
         let (who, _) = forked(before).unwrap();
-        assert_eq!((who.uid, who.caps), (12_345, 0));
+        assert_eq!((who.uid, who.gid, who.caps), (12_345, 12_345, 0));
         assert!(who.groups.is_empty());
+    }
+
+    #[test]
+    fn huge_pages_are_for_those_with_the_capability_or_in_the_group() {
+        let group = group_of_huge_pages();
+        let other = group.wrapping_add(1);
+        let lock = 1 << CAP_IPC_LOCK;
+        assert_eq!(caps_with_groups(lock, other, &[]), caps::IPC_LOCK | caps::HUGE);
+        assert_eq!(caps_with_groups(0, group, &[]), caps::HUGE);
+        assert_eq!(caps_with_groups(0, other, &[other, group]), caps::HUGE);
+        assert_eq!(caps_with_groups(0, other, &[other]), 0);
     }
 
     fn this_process() -> Sender {
