@@ -89,7 +89,7 @@ pub(crate) fn is_offered(here: &Here) -> anyhow::Result<bool> {
 pub(crate) fn take(here: &Here) -> anyhow::Result<OwnedFd> {
     let mut xenstore = Xenstore::open(here)?;
     let said = xenstore.wait(LINE, PATIENCE).context(
-        "dom0 offers this guest no line: there, `vshmem vm run --port xen` or `vshmem vm attach` brings a guest in",
+        "dom0 offers this guest no line: guests are brought in by `vshmem vm run --port xen` there",
     )?;
     let numbers: Vec<u32> = said
         .split_whitespace()
