@@ -1,7 +1,7 @@
 //! The parts: who makes how many of what, and which operations are timed in between.
 
 use super::memory::{self, Used};
-use super::{Point, ScaleOptions};
+use super::{FLAT_WAKING, Point, ScaleOptions};
 use crate::daemon::Daemon;
 use crate::party::{Guest, Party, Place, Where};
 use anyhow::{Context, Result};
@@ -18,7 +18,7 @@ const TIMES: u64 = 60;
 const ROUNDS: usize = 3;
 /// Constructs that are there while clients or waiters become many.
 const SOME: u32 = 99;
-/// Of a figure that is shown and not judged: waking goes through the kernel's futex.
+/// Of a figure that has a bound of its own: waking goes through the kernel's futex.
 const WAKING: &str = "waking, ns";
 /// Processes among which waiting threads are divided.
 const WAITING_PROCESSES: u32 = 10;
@@ -245,8 +245,8 @@ fn waiters(options: &ScaleOptions, points: &mut Points<'_>) -> Result<Option<Str
         }
     }
     Ok(Some(format!(
-        "threads of {WAITING_PROCESSES} processes; every one of them was woken. Waking is shown and not judged: most of it is futex(2), in which all \
-         sleepers of the machine share a few chains"
+        "threads of {WAITING_PROCESSES} processes; every one of them was woken. Waking may take {FLAT_WAKING} times as long: the kernel keeps all sleepers of \
+         the machine in a few chains, and walks one"
     )))
 }
 

@@ -1,6 +1,6 @@
 //! What was measured, as JSON and as tables: operations in rows, how many there were in columns.
 
-use super::FLAT;
+use super::{FLAT, FLAT_WAKING};
 use serde::Serialize;
 
 /// A line of `vshmem bench scale --json`: one figure with so many of something there.
@@ -20,9 +20,13 @@ pub struct Point {
 }
 
 impl Point {
-    /// Whether it is a latency, which has to be flat.
-    fn is_latency(&self) -> bool {
-        self.unit == "ns"
+    /// How many times as long a latency may take with the most; None for what is no latency.
+    fn bound(&self) -> Option<f64> {
+        match self.unit {
+            "ns" => Some(FLAT),
+            "waking, ns" => Some(FLAT_WAKING),
+            _ => None,
+        }
     }
 }
 
@@ -52,11 +56,12 @@ fn of<'a>(points: &'a [Point], what: &str) -> Vec<&'a Point> {
     points.iter().filter(|p| p.what == what).collect()
 }
 
-/// How many times as long an operation takes with the most as with the first count of a hundred or more.
-fn growth(points: &[&Point]) -> Option<f64> {
+/// How many times as long an operation takes with the most as with the first count of a hundred or more, and how many it may.
+fn growth(points: &[&Point]) -> Option<(f64, f64)> {
     let first = points.iter().find(|p| p.count >= 100)?;
     let last = points.last()?;
-    (last.is_latency() && first.count < last.count).then(|| last.value / first.value)
+    let bound = last.bound()?;
+    (first.count < last.count).then(|| (last.value / first.value, bound))
 }
 
 /// The table of a part.
@@ -74,8 +79,8 @@ pub(super) fn table(part: &str, points: &[Point], note: Option<&str>) -> String 
             let found = row.iter().find(|p| p.count == count);
             text += &format!("{:>11}", found.map_or(String::new(), |p| figure(p.value, p.unit)));
         }
-        if let Some(growth) = growth(&row) {
-            let mark = if growth > FLAT { "  not flat" } else { "" };
+        if let Some((growth, bound)) = growth(&row) {
+            let mark = if growth > bound { "  not flat" } else { "" };
             text += &format!("{growth:>10.2}×{mark}");
         }
         text.push('\n');
@@ -86,14 +91,14 @@ pub(super) fn table(part: &str, points: &[Point], note: Option<&str>) -> String 
     text
 }
 
-/// What grew by more than [`FLAT`].
+/// What grew by more than it may.
 pub(super) fn steep(points: &[Point]) -> Vec<String> {
     let whats = distinct(points.iter().map(|p| &p.what));
     let rows = whats.into_iter().map(|what| of(points, what));
     rows.filter_map(|row| {
-        let (growth, last) = (growth(&row)?, row.last()?);
+        let ((growth, bound), last) = (growth(&row)?, row.last()?);
         let (part, what, count) = (&last.part, &last.what, last.count);
-        (growth > FLAT)
+        (growth > bound)
             .then(|| format!("{part}: {what} takes {growth:.1} times as long with {count} as with 100"))
     })
     .collect()
@@ -125,6 +130,14 @@ mod tests {
         assert!(steep(&points[..2]).is_empty());
         let fine = [point(100, 10.0, "ns"), point(1000, 19.0, "ns")];
         assert!(steep(&fine).is_empty());
+    }
+
+    #[test]
+    fn waking_has_a_bound_of_its_own() {
+        let mut points = [point(100, 10.0, "waking, ns"), point(1000, 70.0, "waking, ns")];
+        assert!(steep(&points).is_empty());
+        points[1].value = 90.0;
+        assert_eq!(steep(&points).len(), 1);
     }
 
     #[test]
