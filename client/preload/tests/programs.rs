@@ -34,6 +34,21 @@ fn what_is_to_undo_may_be_shared_and_left() {
 }
 
 #[test]
+fn what_calls_with_arguments_at_random_give_is_what_the_kernel_gives() {
+    let daemon = Daemon::start();
+    let program = compile("chaos", daemon.folder());
+    for seed in 1..=6 {
+        let words = [seed.to_string(), "1000".to_string()];
+        let kernel = finish(Command::new(&program).args(&words), PATIENCE).expect_success("on the kernel");
+        let here = finish(daemon.command(&program).args(&words), PATIENCE).expect_success("on Vshmem");
+        for (kernel, here) in kernel.lines().zip(here.lines()) {
+            assert_eq!(here, kernel, "seed {seed}");
+        }
+        assert_eq!(kernel.lines().count(), 1000);
+    }
+}
+
+#[test]
 fn addresses_follow_the_rules_of_shmat() {
     both("addresses");
 }

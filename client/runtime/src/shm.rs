@@ -162,10 +162,14 @@ impl Runtime {
     }
 }
 
-/// ENOMEM if the process's address space is limited and has no room for the segment: then nothing shows that it was asked for.
+/// Whether the segment can be mapped where it is to go, if that is in doubt: where it cannot, nothing shows that it was asked for.
 fn fits(state: &mut process::Locked, id: i32, place: Place) -> Result<()> {
-    let free = matches!(place, Place::Anywhere) && rustix::process::getrlimit(Resource::As).current.is_some();
-    if !free {
+    let doubtful = match place {
+        Place::Anywhere => rustix::process::getrlimit(Resource::As).current.is_some(),
+        Place::Free(_) => true,
+        Place::Over(_) => false,
+    };
+    if !doubtful {
         return Ok(());
     }
     let which = vshmem_wire::request::Which::Id(id);
@@ -182,9 +186,17 @@ fn fits(state: &mut process::Locked, id: i32, place: Place) -> Result<()> {
         return Ok(());
     };
     let bytes = usize::try_from(segsz).map_err(|_| Errno::ENOMEM)?;
-    let at = map::reserve(bytes.max(1).checked_next_multiple_of(4096).ok_or(Errno::ENOMEM)?)?;
+    let whole = bytes.max(1).checked_next_multiple_of(4096).ok_or(Errno::ENOMEM)?;
+    let at = match place {
+        Place::Free(at) => {
+            at.addr().checked_add(bytes).ok_or(Errno::EINVAL)?;
+            map::reserve_at(at, whole)?;
+            at
+        }
+        _ => map::reserve(whole)?,
+    };
     // SAFETY: our reservation, which nobody knows of.
-    unsafe { map::release(at, bytes.max(1).next_multiple_of(4096)) };
+    unsafe { map::release(at, whole) };
     Ok(())
 }
 
