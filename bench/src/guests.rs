@@ -61,7 +61,10 @@ pub(crate) fn rows(
     if wanted("shm_pingpong") || HANDOFFS.iter().any(|n| wanted(n)) {
         spinning(options, place, port, key, wanted, tell)?;
     }
-    if wanted("sem_handoff_sleeping") || wanted("request") {
+    if ["sem_handoff_sleeping", "sem_handoff_sleeping_1cpu", "request"]
+        .into_iter()
+        .any(wanted)
+    {
         sleeping(options, place, port, key + 16, tell)?;
     }
     Ok(())
