@@ -79,10 +79,11 @@ fn batch(
         more => format!("programs: {title}, {more} parties"),
     };
     let known = known.clone();
-    let limit = Duration::from_secs(match (extent, model == &FURTHER) {
-        (_, true) => 240,
-        (Extent::Short, _) => 40,
-        (Extent::Long, _) => 600,
+    let limit = Duration::from_secs(match extent {
+        _ if model == &FURTHER => 240,
+        Extent::Short => 40,
+        Extent::Long if parties > super::PARTIES => 120,
+        Extent::Long => 600,
     });
     let run = move |field: &Field, round: usize| {
         let passes = passes(extent);
