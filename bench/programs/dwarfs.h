@@ -24,11 +24,24 @@ struct answer pi(size_t intervals, size_t iterations);
 struct answer collective(const char *which, size_t parties, size_t iterations);
 struct answer nbody(size_t particles, size_t steps, size_t dimensions);
 
-static inline double now(void)
+static inline double clock_now(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return time.tv_sec * 1e9 + time.tv_nsec;
+}
+
+/* Known once main has begun. */
+extern double nanoseconds_a_tick;
+
+/* Nanoseconds by a counter that costs no system call: in a guest the clock does, 10 µs, as long as the shortest programs take. */
+static inline double now(void)
+{
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc() * nanoseconds_a_tick;
+#else
+    return clock_now();
+#endif
 }
 
 #endif
