@@ -1,25 +1,30 @@
 //! The port conformance suite, with paravirtual Xen guests as domains.
 //!
-//! The program is both sides: in dom0 it runs the checks; as the first process of a guest, started from a root in memory that holds nothing but it, its
-//! libraries and the modules, it is the agent. Where there is no Xen every check is skipped, by name, with the reason.
+//! The program is both sides: in dom0 it runs the checks; as the first process of a guest, which the port boots on dom0's own tree, it is the agent. Where there is no
+//! Xen every check is skipped, by name, with the reason; `cargo xtask xen-lab -- PROGRAM --test-threads=1` runs them in the laboratory. Guests come up sooner from a
+//! root in memory that holds nothing but this program, its libraries and the modules: a folder with one can be named.
 
 use anyhow::{Context, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::mount::{MountFlags, mount};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU32, Ordering};
+use vshmem_port::boot::{Boot, Inside, Machine, MachineSpec, Special};
 use vshmem_port::conformance::{CHECKS, Domain, Fixture, POOL_BYTES, serve};
 use vshmem_port::store::Store;
+use vshmem_port_xen::boot::XenBoot;
 use vshmem_port_xen::guest::XenGuest;
 use vshmem_port_xen::here::Here;
 use vshmem_port_xen::holder::GrantStore;
+use vshmem_port_xen::inside::XenInside;
 use vshmem_port_xen::line;
 use vshmem_port_xen::xenstore::Xenstore;
 use vshmem_wire::Window;
 
-/// A folder with `vmlinux` (a kernel for guests) and `initrd` (this program as `/init`, its libraries, and modules in `/mod`).
+/// If it is set: a folder with `vmlinux` (a kernel for guests) and `initrd` (this program as `/init`, its libraries, and modules in `/mod`).
 const GUEST: &str = "VSHMEM_XEN_GUEST";
 
 fn main() -> ExitCode {
@@ -48,15 +53,77 @@ fn main() -> ExitCode {
 
 // Dom0's side.
 
-fn ready() -> anyhow::Result<PathBuf> {
+fn ready() -> anyhow::Result<Option<PathBuf>> {
     Here::default().is_dom0()?;
-    let folder = std::env::var_os(GUEST)
-        .context("VSHMEM_XEN_GUEST names no folder with a guest's kernel and initrd")?;
-    Ok(folder.into())
+    let folder = std::env::var_os(GUEST).map(PathBuf::from);
+    if folder.is_none() {
+        XenBoot::new().check()?;
+    }
+    Ok(folder)
 }
 
 struct Xen {
-    folder: PathBuf,
+    folder: Option<PathBuf>,
+}
+
+/// A guest on dom0's own tree.
+fn boot(name: &str) -> anyhow::Result<Box<dyn Domain>> {
+    let pair = || {
+        rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+    };
+    let (stream, control) = pair()?;
+    let (stdio, their_stdio) = pair()?;
+    let machine = XenBoot::new().start(MachineSpec {
+        name: name.to_owned(),
+        memory: 128 << 20,
+        cpus: Vec::new(),
+        init: std::env::current_exe()?,
+        init_args: vec!["domain".to_owned()],
+        pools: Vec::new(),
+        control: Some(control),
+        bells: Vec::new(),
+        network: None,
+        binds: Vec::new(),
+        special: Special::default(),
+        stdio: their_stdio,
+        console: std::io::stderr().as_fd().try_clone_to_owned()?,
+    })?;
+    Ok(Box::new(Booted {
+        name: name.to_owned(),
+        machine,
+        stream,
+        _stdio: stdio,
+    }))
+}
+
+struct Booted {
+    name: String,
+    machine: Box<dyn Machine>,
+    stream: OwnedFd,
+    _stdio: OwnedFd,
+}
+
+impl Domain for Booted {
+    fn stream(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    fn hand(&mut self, _: OwnedFd, _: Window) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kill(&mut self) {
+        self.machine.stop();
+    }
 }
 
 impl Fixture for Xen {
@@ -71,11 +138,14 @@ impl Fixture for Xen {
             std::process::id(),
             NUMBER.fetch_add(1, Ordering::Relaxed)
         );
+        let Some(folder) = &self.folder else {
+            return boot(&name);
+        };
         let configuration = std::env::temp_dir().join(&name);
         let text = format!(
             "name=\"{name}\"\ntype=\"pv\"\nkernel=\"{0}/vmlinux\"\nramdisk=\"{0}/initrd\"\nmemory=96\nvcpus=1\n\
              extra=\"console=hvc0 rdinit=/init mitigations=off quiet\"\non_poweroff=\"destroy\"\non_crash=\"destroy\"\n",
-            self.folder.display()
+            folder.display()
         );
         std::fs::write(&configuration, text)?;
         let made = Command::new("xl")
@@ -132,13 +202,17 @@ fn in_guest() -> ! {
 }
 
 fn prepare() -> anyhow::Result<()> {
+    if !Path::new("/mod").is_dir() {
+        XenInside::default().arrive()?;
+    }
     for (name, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         match mount(name, at, name, MountFlags::empty(), None) {
             Ok(()) | Err(rustix::io::Errno::BUSY) => {}
             Err(other) => return Err(other).with_context(|| format!("mounting {at}")),
         }
     }
-    for module in std::fs::read_dir(Path::new("/mod"))?.flatten() {
+    // Where the port booted this guest, the modules are there.
+    for module in std::fs::read_dir("/mod").into_iter().flatten().flatten() {
         let file = std::fs::File::open(module.path())?;
         let _ = rustix::system::finit_module(&file, c"", 0);
     }
