@@ -137,3 +137,11 @@ fn proxmoxs_machines() {
         assert!(said.contains("-device ivshmem-doorbell"), "{said}");
     }
 }
+
+/// The rest of that guide needs dom0, or the laboratory.
+#[test]
+fn xens_machines() {
+    if let Some(said) = run("xen.md") {
+        assert!(said.contains("port xen"), "{said}");
+    }
+}

@@ -124,7 +124,7 @@ pub(crate) fn check() -> Result<()> {
             "{program} is not here; on Debian and Ubuntu: apt-get install {package}"
         );
     }
-    Ok(())
+    packages::can_be_had()
 }
 
 /// What dom0 is told: folder, variables, an empty word, command.

@@ -89,12 +89,7 @@ pub(super) fn find_or_fetch() -> Result<Packages> {
     if let Some(found) = find(&cache) {
         return Ok(found);
     }
-    for program in ["/usr/bin/apt-get", "/usr/bin/apt-cache", "/usr/bin/dpkg-deb"] {
-        ensure!(
-            Path::new(program).exists(),
-            "{program} is not here: the laboratory is made of Debian's packages"
-        );
-    }
+    can_be_had()?;
     fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
     let workshop = cache.join(format!(".new.{}", std::process::id()));
     let _ = fs::remove_dir_all(&workshop);
@@ -103,6 +98,23 @@ pub(super) fn find_or_fetch() -> Result<Packages> {
     let _ = fs::remove_dir_all(&workshop);
     made?;
     find(&cache).context("the packages hold neither a hypervisor nor a kernel")
+}
+
+/// Whether the packages are in the cache, or could be fetched into it.
+pub(super) fn can_be_had() -> Result<()> {
+    if cache().is_some_and(|cache| find(&cache).is_some()) {
+        return Ok(());
+    }
+    for program in ["/usr/bin/apt-get", "/usr/bin/apt-cache", "/usr/bin/dpkg-deb"] {
+        ensure!(
+            Path::new(program).exists(),
+            "{program} is not here: the laboratory is made of Debian's packages"
+        );
+    }
+    for (of, beginning) in [(HYPERVISOR, "xen-hypervisor-4"), (KERNEL, "linux-image-")] {
+        needs(of, beginning)?;
+    }
+    Ok(())
 }
 
 fn cache() -> Option<PathBuf> {
