@@ -33,6 +33,7 @@ pub(crate) fn test(quick: bool) -> Result<bool> {
         "documentation examples",
         &mut cargo(&["test", "--workspace", "--doc", "--quiet"]),
     );
+    xen(&mut steps, quick);
     if setup::has_cargo_tool("miri") {
         steps.run(
             "miri",
@@ -45,6 +46,21 @@ pub(crate) fn test(quick: bool) -> Result<bool> {
         );
     }
     Ok(steps.report())
+}
+
+/// The scenarios in dom0 of a Xen machine, in their short setting.
+fn xen(steps: &mut Steps, quick: bool) {
+    const NAME: &str = "scenarios on Xen";
+    if quick {
+        return steps.skip(NAME, "--quick leaves out machines");
+    }
+    match crate::xen_lab::check() {
+        Err(why) => steps.skip(NAME, &format!("{why:#}")),
+        Ok(()) => match std::env::current_exe() {
+            Ok(own) => steps.run(NAME, Command::new(own).args(["xen-lab", "--test", "--quick"])),
+            Err(why) => steps.skip(NAME, &format!("this program is not found: {why}")),
+        },
+    }
 }
 
 /// `cargo xtask lint`.
