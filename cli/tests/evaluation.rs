@@ -16,6 +16,20 @@ fn compiler() -> bool {
     here
 }
 
+/// The C library beside the command, of this version: teams are its.
+fn build_c_library() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = std::process::Command::new(cargo);
+    command
+        .args(["build", "--quiet", "--offline", "-p", "vshmem-capi"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let output = finish(&mut command, Duration::from_secs(600));
+    assert!(output.status.success(), "{}", err(&output));
+}
+
 /// The models that measured something, of samples as JSON lines.
 fn models(json: &str) -> BTreeSet<String> {
     json.lines()
@@ -142,6 +156,7 @@ fn a_short_report_of_guests_and_all_is_whole() {
         return;
     }
     build_preload();
+    build_c_library();
     let folder = tempfile::tempdir().expect("temporary folder");
     let report = folder.path().join("report");
     let mut command = vshmem(&["bench", "report", "--short", "--rounds", "1", "--out"]);
