@@ -38,7 +38,7 @@ pub fn campaign(field: &Field, jobs: &[Job], extent: Extent) -> Campaign {
                 .collect();
             if !mine.is_empty() {
                 campaign.add(
-                    model.able(field),
+                    model.able(field, parties),
                     batch(field, model, mine, extent, parties, &known),
                 );
             }
@@ -55,7 +55,7 @@ pub fn further(field: &Field, wanted: &[&str]) -> Campaign {
     let mine = super::jobs::small(wanted);
     let batch = batch(field, &FURTHER, mine, Extent::Short, parties, &known);
     campaign.add(
-        FURTHER.able(field),
+        FURTHER.able(field, parties),
         Batch {
             once: true,
             guess: Duration::from_secs(60),

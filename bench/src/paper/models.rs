@@ -48,8 +48,14 @@ impl Model {
         }
     }
 
-    /// Whether it can run here, or why not.
-    pub(super) fn able(&self, field: &Field) -> Result<(), String> {
+    /// Whether it can run here with so many parties, or why not.
+    pub(super) fn able(&self, field: &Field, parties: usize) -> Result<(), String> {
+        if self.name == "MPICH, TCP" && parties > cores() {
+            return Err(format!(
+                "its processes look at their sockets busily, and {parties} of them on {} cores take minutes for it",
+                cores()
+            ));
+        }
         match self.how {
             How::Shared(ground, _) => field.program(ground, self.program).map(drop),
             _ => field.shop.program(self.program).map(drop),
