@@ -5,6 +5,7 @@
 //! | [`store`] | how construct memory is made, reached and taken back, on the back-end's side |
 //! | [`boot`] | how a port starts a machine of its own, and what that machine's first process must know |
 //! | [`first_root`] | what a guest's kernel begins with, until the host's tree is there |
+//! | [`kernel`] | a distribution's kernel on the disk, with the modules that a guest needs |
 //! | [`device`] | what a port serves to hypervisors that somebody else starts |
 //! | [`flags`] | what a port tells people to add to a virtual machine of their own |
 //! | [`guest`] | what a front-end inside a domain needs: its stream, its view of the memory |
@@ -19,4 +20,5 @@ pub mod device;
 pub mod first_root;
 pub mod flags;
 pub mod guest;
+pub mod kernel;
 pub mod store;

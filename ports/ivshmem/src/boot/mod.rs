@@ -21,7 +21,7 @@ mod placement;
 mod spawn;
 
 pub use arguments::OPTIONS_VARIABLE;
-pub use kernel::KERNEL_VARIABLE;
+pub use vshmem_port::kernel::KERNEL_VARIABLE;
 
 use accelerator::Accelerator;
 use arguments::{Parts, arguments};

@@ -7,10 +7,10 @@
 //! | two channels | `xl` up to 4.20 gives the first the number of the kernel's console and drops it; the program's streams are the last, which all versions make |
 //! | `on_… = "destroy"` | a guest that ended leaves nothing |
 
-use super::kernel::Kernel;
 use crate::inside::{TAG, tag};
 use std::path::Path;
 use vshmem_port::boot::{BootError, MachineSpec};
+use vshmem_port::kernel::Kernel;
 
 /// `pv` or `pvh`.
 pub const TYPE_VARIABLE: &str = "VSHMEM_XEN_TYPE";

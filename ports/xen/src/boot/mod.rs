@@ -14,7 +14,7 @@ mod kernel;
 mod view;
 
 pub use configuration::TYPE_VARIABLE;
-pub use kernel::KERNEL_VARIABLE;
+pub use vshmem_port::kernel::KERNEL_VARIABLE;
 
 use crate::here::Here;
 use crate::line;
