@@ -5,22 +5,18 @@
 //! Where QEMU or a kernel for guests is missing every check is skipped, by name, with the reason.
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::mount::{MountFlags, mount};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::process::ExitCode;
-use vshmem_port::boot::{Boot, Inside, Machine, MachineSpec, Special};
-use vshmem_port::conformance::{CHECKS, Domain, Fixture, POOL_BYTES, serve};
+use vshmem_port::boot::{Boot, Inside};
+use vshmem_port::conformance::{CHECKS, Domain, Fixture, POOL_BYTES, boot, in_guest};
 use vshmem_port::store::{Serial, Store};
 use vshmem_port_ivshmem::boot::QemuBoot;
 use vshmem_port_ivshmem::guest::IvshmemGuest;
 use vshmem_port_ivshmem::inside::QemuInside;
 use vshmem_port_local::PoolStore;
-use vshmem_wire::Window;
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
-        in_guest();
+        in_guest(|| QemuInside::default().arrive(), &IvshmemGuest::default());
     }
     let trials = CHECKS
         .iter()
@@ -40,8 +36,6 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-// The host's side.
-
 struct Qemu {
     boot: QemuBoot,
 }
@@ -52,77 +46,7 @@ impl Fixture for Qemu {
     }
 
     fn start(&self, store: &dyn Store) -> anyhow::Result<Box<dyn Domain>> {
-        let pair = || {
-            rustix::net::socketpair(
-                AddressFamily::UNIX,
-                SocketType::STREAM,
-                SocketFlags::CLOEXEC,
-                None,
-            )
-        };
-        let (stream, control) = pair()?;
-        let (stdio, their_stdio) = pair()?;
-        let machine = self.boot.start(MachineSpec {
-            name: "conformance".to_owned(),
-            memory: 128 << 20,
-            cpus: Vec::new(),
-            init: std::env::current_exe()?,
-            init_args: vec!["domain".to_owned()],
-            pools: vec![store.descriptor(Serial(0), true)?.0],
-            control: Some(control),
-            bells: Vec::new(),
-            network: None,
-            binds: Vec::new(),
-            special: Special::default(),
-            stdio: their_stdio,
-            console: std::io::stderr().as_fd().try_clone_to_owned()?,
-        })?;
-        Ok(Box::new(Guest {
-            machine,
-            stream,
-            _stdio: stdio,
-        }))
-    }
-}
-
-struct Guest {
-    machine: Box<dyn Machine>,
-    stream: OwnedFd,
-    _stdio: OwnedFd,
-}
-
-impl Domain for Guest {
-    fn stream(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
-    }
-
-    fn hand(&mut self, _: OwnedFd, _: Window) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn kill(&mut self) {
-        self.machine.stop();
-    }
-}
-
-// The domain's side.
-
-/// The guest's first process: the agent, then the end of the guest.
-fn in_guest() -> ! {
-    let outcome = prepare().and_then(|()| serve(&IvshmemGuest::default()));
-    if let Err(why) = outcome {
-        let _ = std::fs::write("/dev/console", format!("agent: {why:#}\n"));
-    }
-    let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
-    std::process::exit(1)
-}
-
-fn prepare() -> anyhow::Result<()> {
-    QemuInside::default().arrive()?;
-    mount("proc", "/proc", "proc", MountFlags::empty(), None)?;
-    match mount("dev", "/dev", "devtmpfs", MountFlags::empty(), None) {
-        // Most kernels mount it themselves.
-        Ok(()) | Err(rustix::io::Errno::BUSY) => Ok(()),
-        Err(other) => Err(other.into()),
+        let pools = vec![store.descriptor(Serial(0), true)?.0];
+        boot(&self.boot, "conformance".to_owned(), 128 << 20, pools)
     }
 }

@@ -4,21 +4,18 @@
 //! Where `linux.uml` is missing every check is skipped, by name, with the reason.
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::mount::{MountFlags, mount};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::process::ExitCode;
-use vshmem_port::boot::{Boot, Machine, MachineSpec, Special};
-use vshmem_port::conformance::{CHECKS, Domain, Fixture, POOL_BYTES, serve};
+use vshmem_port::boot::{Boot, Inside};
+use vshmem_port::conformance::{CHECKS, Domain, Fixture, POOL_BYTES, boot, in_guest};
 use vshmem_port::store::{Serial, Store};
 use vshmem_port_local::PoolStore;
 use vshmem_port_uml::boot::UmlBoot;
 use vshmem_port_uml::guest::UmlGuest;
-use vshmem_wire::Window;
+use vshmem_port_uml::inside::UmlInside;
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
-        in_guest();
+        in_guest(|| UmlInside.arrive(), &UmlGuest);
     }
     let trials = CHECKS
         .iter()
@@ -38,8 +35,6 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-// The host's side.
-
 struct Uml {
     boot: UmlBoot,
 }
@@ -50,88 +45,7 @@ impl Fixture for Uml {
     }
 
     fn start(&self, store: &dyn Store) -> anyhow::Result<Box<dyn Domain>> {
-        let pair = || {
-            rustix::net::socketpair(
-                AddressFamily::UNIX,
-                SocketType::STREAM,
-                SocketFlags::CLOEXEC,
-                None,
-            )
-        };
-        let (stream, control) = pair()?;
-        let (stdio, their_stdio) = pair()?;
-        let (mut bells, mut their_bells) = (Vec::new(), Vec::new());
-        for _ in 0..self.boot.bells() {
-            let (bell, theirs) = pair()?;
-            bells.push(bell);
-            their_bells.push(theirs);
-        }
-        let machine = self.boot.start(MachineSpec {
-            name: "conformance".to_owned(),
-            memory: 64 << 20,
-            cpus: Vec::new(),
-            init: std::env::current_exe()?,
-            init_args: vec!["domain".to_owned()],
-            pools: vec![store.descriptor(Serial(0), true)?.0],
-            control: Some(control),
-            bells: their_bells,
-            network: None,
-            binds: Vec::new(),
-            special: Special::default(),
-            stdio: their_stdio,
-            console: std::io::stderr().as_fd().try_clone_to_owned()?,
-        })?;
-        Ok(Box::new(Guest {
-            machine,
-            stream,
-            bells,
-            _stdio: stdio,
-        }))
-    }
-}
-
-struct Guest {
-    machine: Box<dyn Machine>,
-    stream: OwnedFd,
-    bells: Vec<OwnedFd>,
-    _stdio: OwnedFd,
-}
-
-impl Domain for Guest {
-    fn stream(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
-    }
-
-    fn bells(&self) -> &[OwnedFd] {
-        &self.bells
-    }
-
-    fn hand(&mut self, _: OwnedFd, _: Window) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn kill(&mut self) {
-        self.machine.stop();
-    }
-}
-
-// The domain's side.
-
-/// The guest's first process: the agent, then the end of the guest.
-fn in_guest() -> ! {
-    let outcome = prepare().and_then(|()| serve(&UmlGuest));
-    if let Err(why) = outcome {
-        let _ = std::fs::write("/dev/console", format!("agent: {why:#}\n"));
-    }
-    let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
-    std::process::exit(1)
-}
-
-fn prepare() -> anyhow::Result<()> {
-    mount("proc", "/proc", "proc", MountFlags::empty(), None)?;
-    match mount("dev", "/dev", "devtmpfs", MountFlags::empty(), None) {
-        // Most kernels mount it themselves.
-        Ok(()) | Err(rustix::io::Errno::BUSY) => Ok(()),
-        Err(other) => Err(other.into()),
+        let pools = vec![store.descriptor(Serial(0), true)?.0];
+        boot(&self.boot, "conformance".to_owned(), 64 << 20, pools)
     }
 }

@@ -8,12 +8,11 @@ use anyhow::{Context, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::mount::{MountFlags, mount};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU32, Ordering};
-use vshmem_port::boot::{Boot, Inside, Machine, MachineSpec, Special};
-use vshmem_port::conformance::{CHECKS, Domain, Fixture, POOL_BYTES, serve};
+use vshmem_port::boot::{Boot, Inside};
+use vshmem_port::conformance::{CHECKS, Domain, Fixture, POOL_BYTES, boot, in_guest};
 use vshmem_port::store::Store;
 use vshmem_port_xen::boot::XenBoot;
 use vshmem_port_xen::guest::XenGuest;
@@ -29,7 +28,7 @@ const GUEST: &str = "VSHMEM_XEN_GUEST";
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
-        in_guest();
+        in_guest(arrive, &XenGuest::default());
     }
     let trials = CHECKS
         .iter()
@@ -66,66 +65,6 @@ struct Xen {
     folder: Option<PathBuf>,
 }
 
-/// A guest on dom0's own tree.
-fn boot(name: &str) -> anyhow::Result<Box<dyn Domain>> {
-    let pair = || {
-        rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-    };
-    let (stream, control) = pair()?;
-    let (stdio, their_stdio) = pair()?;
-    let machine = XenBoot::new().start(MachineSpec {
-        name: name.to_owned(),
-        memory: 128 << 20,
-        cpus: Vec::new(),
-        init: std::env::current_exe()?,
-        init_args: vec!["domain".to_owned()],
-        pools: Vec::new(),
-        control: Some(control),
-        bells: Vec::new(),
-        network: None,
-        binds: Vec::new(),
-        special: Special::default(),
-        stdio: their_stdio,
-        console: std::io::stderr().as_fd().try_clone_to_owned()?,
-    })?;
-    Ok(Box::new(Booted {
-        name: name.to_owned(),
-        machine,
-        stream,
-        _stdio: stdio,
-    }))
-}
-
-struct Booted {
-    name: String,
-    machine: Box<dyn Machine>,
-    stream: OwnedFd,
-    _stdio: OwnedFd,
-}
-
-impl Domain for Booted {
-    fn stream(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
-    }
-
-    fn hand(&mut self, _: OwnedFd, _: Window) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn kill(&mut self) {
-        self.machine.stop();
-    }
-}
-
 impl Fixture for Xen {
     fn new_store(&self) -> anyhow::Result<Box<dyn Store>> {
         Ok(Box::new(GrantStore::new(POOL_BYTES)?))
@@ -139,7 +78,7 @@ impl Fixture for Xen {
             NUMBER.fetch_add(1, Ordering::Relaxed)
         );
         let Some(folder) = &self.folder else {
-            return boot(&name);
+            return boot(&XenBoot::new(), name, 128 << 20, Vec::new());
         };
         let configuration = std::env::temp_dir().join(&name);
         let text = format!(
@@ -191,28 +130,14 @@ impl Drop for Guest {
 
 // The guest's side.
 
-/// The guest's first process: the agent, then the end of the guest.
-fn in_guest() -> ! {
-    let outcome = prepare().and_then(|()| serve(&XenGuest::default()));
-    if let Err(why) = outcome {
-        let _ = std::fs::write("/dev/console", format!("agent: {why:#}\n"));
+fn arrive() -> anyhow::Result<()> {
+    let modules = Path::new("/mod");
+    if !modules.is_dir() {
+        // Booted by the port, which has loaded them.
+        return XenInside::default().arrive();
     }
-    let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
-    std::process::exit(1)
-}
-
-fn prepare() -> anyhow::Result<()> {
-    if !Path::new("/mod").is_dir() {
-        XenInside::default().arrive()?;
-    }
-    for (name, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
-        match mount(name, at, name, MountFlags::empty(), None) {
-            Ok(()) | Err(rustix::io::Errno::BUSY) => {}
-            Err(other) => return Err(other).with_context(|| format!("mounting {at}")),
-        }
-    }
-    // Where the port booted this guest, the modules are there.
-    for module in std::fs::read_dir("/mod").into_iter().flatten().flatten() {
+    mount("sysfs", "/sys", "sysfs", MountFlags::empty(), None).context("mounting /sys")?;
+    for module in std::fs::read_dir(modules)?.flatten() {
         let file = std::fs::File::open(module.path())?;
         let _ = rustix::system::finit_module(&file, c"", 0);
     }

@@ -10,6 +10,7 @@
 //! | `line` | one end of a stream, with a bound on every wait |
 //! | `region` | memory as an agent maps it: the only unsafe code |
 //! | `agent` | the agent |
+//! | `machine` | a machine that the port boots, as a domain: for ports that can boot some |
 //! | `session` | a check's own view: the store, the domains and what it asks of them |
 //! | `memory`, `granted`, `stream`, `bells`, `hostile` | the checks |
 //!
@@ -20,6 +21,7 @@ mod bells;
 mod granted;
 mod hostile;
 mod line;
+mod machine;
 mod memory;
 mod region;
 mod script;
@@ -27,6 +29,7 @@ mod session;
 mod stream;
 
 pub use agent::serve;
+pub use machine::{boot, in_guest};
 
 use crate::store::Store;
 use rustix::fd::{BorrowedFd, OwnedFd};
