@@ -5,7 +5,7 @@
 //!
 //! | a list | is used by | is applied when |
 //! |---|---|---|
-//! | a process's own | its threads | the process dies, or its only thread leaves it |
+//! | a process's own | its threads | the process dies, or its only thread leaves it for a new one |
 //! | shared | processes and forks under way, counted in `shared` | the last of them dies, leaves it or is abandoned |
 //! | a thread's | one thread | that thread ends or leaves it, or its process dies |
 
@@ -64,6 +64,8 @@ impl Registry {
         if !whole && !process.lists.contains(&list) {
             return Err(Failure::errno(EINVAL));
         }
+        // A process has a list of its own as long as it lives.
+        let begin = begin || (whole && alone);
         if begin && process.lists.len() >= MOST {
             return Err(Failure::errno(EAGAIN));
         }

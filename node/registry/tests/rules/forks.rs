@@ -130,6 +130,24 @@ fn who_leaves_a_list_last_has_it_applied_and_lives_on_with_a_new_one() {
 }
 
 #[test]
+fn who_leaves_a_list_alone_has_a_new_one_whether_it_wants_one_or_not() {
+    let mut g = Group::new();
+    let (p, child, undo) = sharers(&mut g);
+    let leave = Request::LeaveUndo {
+        list: undo,
+        alone: true,
+        begin: false,
+    };
+    g.request(p, leave.clone()).unwrap();
+    assert_ne!(g.registry.client(p).unwrap().undo, undo);
+    // Once it has left, it cannot leave for the others.
+    assert_eq!(g.request(p, leave).unwrap_err(), EINVAL);
+    assert_eq!(applied(&g), []);
+    g.gone(child, false);
+    assert_eq!(applied(&g), [undo]);
+}
+
+#[test]
 fn an_abandoned_fork_counts_no_more() {
     let mut g = Group::new();
     let p = g.process(1000);
