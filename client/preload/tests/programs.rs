@@ -69,6 +69,13 @@ fn a_program_may_close_all_descriptors() {
 }
 
 #[test]
+fn a_program_without_a_free_descriptor_gets_enomem_and_goes_on_when_there_is_one() {
+    let daemon = Daemon::start();
+    let program = compile("full", daemon.folder());
+    finish(&mut daemon.command(&program), PATIENCE).expect_success("on Vshmem");
+}
+
+#[test]
 fn threads_come_and_go() {
     both("threads");
 }

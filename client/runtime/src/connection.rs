@@ -37,6 +37,12 @@ impl Trouble {
         matches!(self, Trouble::Refused(failure) if failure.errno == libc::ESTALE)
     }
 
+    /// This process can have no further file open.
+    pub(crate) fn is_full(&self) -> bool {
+        use rustix::io::Errno;
+        matches!(self, Trouble::Socket(Errno::MFILE | Errno::NFILE))
+    }
+
     /// The other end is gone, rather than silent or of another opinion.
     fn is_end(&self) -> bool {
         use rustix::io::Errno;

@@ -193,6 +193,12 @@ impl State {
         if self.settings.as_ref().is_some_and(|s| s.ward.ended()) {
             return Errno::ENOSYS;
         }
+        if trouble.is_full() {
+            crate::error!(
+                "a connection to the daemon needs a file, and this process can open none (ulimit -n)"
+            );
+            return Errno::ENOMEM;
+        }
         if !std::mem::replace(&mut self.said_no_daemon, true) {
             let path = self
                 .settings

@@ -27,24 +27,23 @@ pub(crate) fn with_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
     work(unsafe { &mut *BUFFER.0.get() })
 }
 
-/// Maps the pages that came with a welcome.
+/// Maps the pages that came with a welcome. MFILE if they did not arrive, which is so where this process can have no further file open.
 pub(crate) fn take(descriptors: Vec<OwnedFd>, space: u16) -> rustix::io::Result<()> {
     let mut descriptors = descriptors.into_iter();
-    if let Some(time) = descriptors.next() {
-        let old = TIME.load(Ordering::Relaxed);
-        let old = if ptr::eq(old, (&raw const NO_TIME).cast()) {
-            ptr::null_mut()
-        } else {
-            old
-        };
-        TIME.store(
-            map_over(old, TIME_BYTES, ProtFlags::READ, &time)?,
-            Ordering::Release,
-        );
-    }
-    if space != 0
-        && let Some(wait) = descriptors.next()
-    {
+    let mut next = || descriptors.next().ok_or(rustix::io::Errno::MFILE);
+    let time = next()?;
+    let old = TIME.load(Ordering::Relaxed);
+    let old = if ptr::eq(old, (&raw const NO_TIME).cast()) {
+        ptr::null_mut()
+    } else {
+        old
+    };
+    TIME.store(
+        map_over(old, TIME_BYTES, ProtFlags::READ, &time)?,
+        Ordering::Release,
+    );
+    if space != 0 {
+        let wait = next()?;
         let old = WAIT.load(Ordering::Relaxed);
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         WAIT.store(map_over(old, WAIT_BYTES, protection, &wait)?, Ordering::Release);

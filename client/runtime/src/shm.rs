@@ -90,7 +90,7 @@ impl Runtime {
         let mut protection = ProtFlags::READ;
         protection.set(ProtFlags::WRITE, !read_only);
         protection.set(ProtFlags::EXEC, exec);
-        let made = descriptors.first().ok_or(Errno::EPROTO).and_then(|from| {
+        let made = descriptors.first().ok_or_else(no_file).and_then(|from| {
             // SAFETY: promised by the caller.
             unsafe { map_segment(place, &memory, segsz, from.as_fd(), protection) }
         });
@@ -198,6 +198,14 @@ fn fits(state: &mut process::Locked, id: i32, place: Place) -> Result<()> {
     // SAFETY: our reservation, which nobody knows of.
     unsafe { map::release(at, whole) };
     Ok(())
+}
+
+/// A segment's descriptor was sent and did not arrive.
+fn no_file() -> Errno {
+    crate::error!(
+        "attaching a segment needs a file for a moment, and this process can open none (ulimit -n)"
+    );
+    Errno::ENOMEM
 }
 
 /// Bytes of a segment's pages: it is mapped at multiples of them.
