@@ -30,10 +30,14 @@ pub struct Plot {
     pub series: Vec<Series>,
 }
 
-/// The picture, and the part of it that is between the axes.
+/// The picture, wider where the names beside it are long, and the part of it that is between the axes.
 const SIZE: (f64, f64) = (820.0, 420.0);
+/// Room for a letter of a name.
+const LETTER: f64 = 6.0;
 const LEFT: f64 = 74.0;
 const RIGHT: f64 = 570.0;
+/// Where the names begin, right of the axes.
+const NAMES: f64 = 44.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 368.0;
 /// Least distance of two numbers below the plot.
@@ -148,7 +152,9 @@ impl Plot {
         let (Some(x), Some(y)) = (x, y) else {
             unreachable!("looked at above")
         };
-        let (width, height) = SIZE;
+        let longest = self.series.iter().map(|s| s.name.chars().count()).max();
+        let names = RIGHT + NAMES + LETTER * longest.unwrap_or_default() as f64;
+        let (width, height) = (SIZE.0.max(names), SIZE.1);
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
              font-family=\"sans-serif\" font-size=\"11\" fill=\"#222\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
@@ -230,7 +236,7 @@ impl Plot {
                 colour(&series.name),
                 dashes(&series.name)
             );
-            text(svg, RIGHT + 44.0, at + 4.0, "start", &series.name);
+            text(svg, RIGHT + NAMES, at + 4.0, "start", &series.name);
         }
     }
 
