@@ -27,28 +27,37 @@ pub(crate) fn with_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
     work(unsafe { &mut *BUFFER.0.get() })
 }
 
-/// Maps the pages that came with a welcome. MFILE if they did not arrive, which is so where this process can have no further file open.
+/// Maps the pages that came with a welcome. They do not arrive where this process can have no further file open: those of an earlier welcome, which a
+/// restarted daemon goes on with, stay then; MFILE if there are none.
 pub(crate) fn take(descriptors: Vec<OwnedFd>, space: u16) -> rustix::io::Result<()> {
     let mut descriptors = descriptors.into_iter();
-    let mut next = || descriptors.next().ok_or(rustix::io::Errno::MFILE);
-    let time = next()?;
     let old = TIME.load(Ordering::Relaxed);
     let old = if ptr::eq(old, (&raw const NO_TIME).cast()) {
         ptr::null_mut()
     } else {
         old
     };
-    TIME.store(
-        map_over(old, TIME_BYTES, ProtFlags::READ, &time)?,
-        Ordering::Release,
-    );
-    if space != 0 {
-        let wait = next()?;
-        let old = WAIT.load(Ordering::Relaxed);
+    if let Some(time) = arrived(descriptors.next(), old)? {
+        TIME.store(
+            map_over(old, TIME_BYTES, ProtFlags::READ, &time)?,
+            Ordering::Release,
+        );
+    }
+    let old = WAIT.load(Ordering::Relaxed);
+    if space != 0
+        && let Some(wait) = arrived(descriptors.next(), old)?
+    {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         WAIT.store(map_over(old, WAIT_BYTES, protection, &wait)?, Ordering::Release);
     }
     Ok(())
+}
+
+fn arrived(page: Option<OwnedFd>, old: *mut u8) -> rustix::io::Result<Option<OwnedFd>> {
+    if page.is_none() && old.is_null() {
+        return Err(rustix::io::Errno::MFILE);
+    }
+    Ok(page)
 }
 
 /// Whether sleepers use a wait page, since this process's kernel cannot wait on construct memory.
