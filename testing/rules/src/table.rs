@@ -137,9 +137,18 @@ impl Table {
         self.count("BROKEN") + self.count("skipped") == 0
     }
 
-    /// How many rules are broken.
-    pub fn broken(&self) -> usize {
-        self.count("BROKEN")
+    /// The rules that are broken: what was heard, where, line by line.
+    pub fn broken(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for (column, outcomes) in self.columns.iter().zip(&self.outcomes) {
+            for (rule, outcome) in self.rules.iter().zip(outcomes) {
+                if let Outcome::Broken(wrong) = outcome {
+                    let place = column.name();
+                    all.extend(wrong.iter().map(|line| format!("{} at {place}: {line}", rule.name)));
+                }
+            }
+        }
+        all
     }
 
     fn count(&self, cell: &str) -> usize {
@@ -171,6 +180,9 @@ impl Table {
             );
         }
         self.print_reasons();
+        for line in self.broken() {
+            println!("broken: {line}");
+        }
     }
 
     fn print_reasons(&self) {
@@ -178,15 +190,10 @@ impl Table {
             for (rule, outcome) in self.rules.iter().zip(outcomes) {
                 let what = format!("{} at {}", rule.name, column.name());
                 match outcome {
-                    Outcome::Holds => {}
+                    Outcome::Holds | Outcome::Broken(_) => {}
                     Outcome::Known(why) => println!("known: {what}: {why}"),
                     Outcome::Skipped(why) => println!("skipped: {what}: {why}"),
                     Outcome::NotThere(why) => println!("not there: {what}: {why}"),
-                    Outcome::Broken(wrong) => {
-                        for line in wrong {
-                            println!("broken: {what}: {line}");
-                        }
-                    }
                 }
             }
         }
