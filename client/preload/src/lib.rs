@@ -13,6 +13,7 @@
 //! | [`mappings`] | munmap and its like, where a segment is attached |
 //! | [`identity`] | setuid and its family: the daemon must know who asks |
 //! | [`clone`] | clone, unshare and setns: lists of what is to undo, IPC namespaces |
+//! | [`wait`] | wait and its family: a child that was waited for has left nothing to undo |
 //! | [`posix`] | POSIX semaphores and conditions that a program keeps in a segment, where the kernel cannot wait on it |
 //! | [`exec`] | programs that this library will not be in are named when they are started |
 //! | [`dlopen`] | plug-ins loaded with RTLD_DEEPBIND would not see this library |
@@ -46,3 +47,4 @@ mod shmdt;
 mod shmget;
 mod signals;
 mod syscall;
+mod wait;

@@ -29,6 +29,11 @@ fn children_are_counted_however_they_are_made_and_end() {
 }
 
 #[test]
+fn who_has_waited_for_a_child_finds_its_attachments_and_undo_dealt_with() {
+    both("waited");
+}
+
+#[test]
 fn what_is_to_undo_may_be_shared_and_left() {
     both("sharing");
 }

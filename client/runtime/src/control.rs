@@ -261,6 +261,18 @@ impl State {
         }
     }
 
+    /// The daemon looks after deaths before it answers: one answer tells that those are dealt with that came before the question.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        if self.connection.is_none() {
+            return Ok(());
+        }
+        match self.request_for(&Request::Ping, &[], Some(PATIENCE)) {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(Errno(failure.errno)),
+        }
+    }
+
     /// The user, the groups or the capabilities have changed.
     pub(crate) fn identity_changed(&mut self) {
         self.privileges = User::privileges();

@@ -61,6 +61,12 @@ impl Runtime {
         Ok(process::lock().identity()?.domain)
     }
 
+    /// Everything that ended before this call has ended for Vshmem too when it returns: attachments, and what was to undo. A process that is no client
+    /// does not ask. Waits for a restarted daemon no longer than a second.
+    pub fn settle(&self) -> Result<()> {
+        process::lock().settle()
+    }
+
     /// Asks the daemon anything.
     pub fn request(&self, request: &Request) -> core::result::Result<(Reply, Vec<OwnedFd>), Failure> {
         self.request_with(request, &[])

@@ -144,7 +144,11 @@ impl Table {
             for (rule, outcome) in self.rules.iter().zip(outcomes) {
                 if let Outcome::Broken(wrong) = outcome {
                     let place = column.name();
-                    all.extend(wrong.iter().map(|line| format!("{} at {place}: {line}", rule.name)));
+                    all.extend(
+                        wrong
+                            .iter()
+                            .map(|line| format!("{} at {place}: {line}", rule.name)),
+                    );
                 }
             }
         }

@@ -9,7 +9,12 @@ fn run(columns: &[Column]) -> Result<()> {
     table.print();
     // The table is long, and whoever cuts a failed test's output keeps its error.
     let broken = table.broken();
-    ensure!(broken.is_empty(), "{} broken:\n{}", broken.len(), broken.join("\n"));
+    ensure!(
+        broken.is_empty(),
+        "{} broken:\n{}",
+        broken.len(),
+        broken.join("\n")
+    );
     Ok(())
 }
 

@@ -143,7 +143,7 @@ impl Backend {
     fn turn(&mut self) -> anyhow::Result<()> {
         let until = self.later.iter().map(|(at, _, _)| *at).min();
         let ready = self.reactor.wait(until).context("waiting")?;
-        for ready in ready {
+        for ready in self.clients.deaths_first(ready) {
             self.on_ready(ready);
         }
         self.retry();

@@ -1,5 +1,6 @@
 //! One connection of a local process, with a bounded queue of answers that it has not read yet.
 
+use crate::process::identity::has_ended;
 use crate::process::socket;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::VecDeque;
@@ -82,6 +83,14 @@ impl Link {
     /// It said hello.
     pub(super) fn asked(&mut self, seq: u64, pidfd: OwnedFd) {
         self.progress = Progress::Asked { seq, pidfd };
+    }
+
+    /// Whether who said hello died before it was welcome.
+    pub(super) fn died_unwelcome(&self) -> bool {
+        match &self.progress {
+            Progress::Asked { pidfd, .. } => has_ended(pidfd),
+            _ => false,
+        }
     }
 
     /// It is a client's now: gives the number of its Hello and its process.

@@ -10,7 +10,7 @@ mod link;
 
 use crate::process::identity::{self, Image};
 use crate::process::limit::Limit;
-use crate::process::reactor::{Reactor, Token};
+use crate::process::reactor::{Reactor, Ready, Token};
 use crate::process::socket::{self, Sender};
 use link::{Link, Stage};
 use rustix::fd::{AsFd, OwnedFd};
@@ -20,6 +20,9 @@ use vshmem_wire::{Answer, Credentials, Envelope, Failure, MAX_MESSAGE, Request, 
 
 /// How long a connection may stay silent before its Hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// Most messages of a dead process that are read. Others may have its socket, and go on sending.
+const MOST_LAST_WORDS: usize = 256;
 
 /// The uid of the link of a fork that was prepared before this daemon's restart.
 const NOBODY_KNOWN: u32 = u32::MAX;
@@ -233,6 +236,23 @@ impl Clients {
         self.add_link(reactor, Link::new(fd, uid, None, Some(fork)))
     }
 
+    /// What became ready at once, in the order in which it is to be looked at: children of forks and deaths before what others ask. Who asks after
+    /// its child was waited for, or after it was told of a death, is answered as the kernel would answer: that the dead are gone. epoll keeps no
+    /// order between a descriptor that it gave out before and one that became ready since.
+    pub(crate) fn deaths_first(&self, mut ready: Vec<Ready>) -> Vec<Ready> {
+        ready.sort_by_key(|ready| match ready.token {
+            Token::Link(link) if self.links.get(&link).is_some_and(|l| l.fork.is_some()) => 0,
+            Token::Process(_) => 1,
+            _ => 2,
+        });
+        ready
+    }
+
+    /// Whether who said hello by this connection died, or left, before it was welcome: until it is, nobody can say that it is gone.
+    pub(crate) fn left_unwelcome(&self, number: u32) -> bool {
+        self.links.get(&number).is_none_or(Link::died_unwelcome)
+    }
+
     /// A connection can be read or written.
     pub(crate) fn link_ready(
         &mut self,
@@ -425,6 +445,7 @@ impl Clients {
             // It went away meanwhile. Its process may live: watch it as a client without a connection.
             if let Ok(pidfd) = identity::open_pid(who.0) {
                 self.track_opened(reactor, client, who, pidfd, None, events);
+                self.bury(reactor, client, events);
             } else {
                 events.push(Event::Gone { client, exec: false });
             }
@@ -441,6 +462,15 @@ impl Clients {
         }
         self.track_opened(reactor, client, who, pidfd, Some(number), events);
         self.send(reactor, number, seq, reply.0, reply.1, events);
+        self.bury(reactor, client, events);
+    }
+
+    /// Tells the end of a process that was dead before it was welcome: others may know of it already.
+    fn bury(&mut self, reactor: &Reactor, client: u32, events: &mut Vec<Event>) {
+        let process = self.processes.get(&client);
+        if process.is_some_and(|process| identity::has_ended(&process.pidfd)) {
+            self.process_ended(reactor, client, events);
+        }
     }
 
     /// Watches a client's process that is known from before this daemon's restart. `false` if it is dead.
@@ -514,8 +544,16 @@ impl Clients {
         self.processes.insert(client, process);
     }
 
-    /// A client's process has ended.
+    /// A client's process has ended. What it said last counts still: a ring, say, that somebody waits for.
     pub(crate) fn process_ended(&mut self, reactor: &Reactor, client: u32, events: &mut Vec<Event>) {
+        let link = self.processes.get(&client).and_then(|p| p.link);
+        for _ in 0..MOST_LAST_WORDS {
+            match link.and_then(|link| self.links.get(&link)) {
+                Some(open) if socket::has_more(open.fd.as_fd()) => {}
+                _ => break,
+            }
+            self.link_ready(reactor, link.unwrap_or_default(), true, false, events);
+        }
         let Some(process) = self.processes.remove(&client) else {
             return;
         };

@@ -194,6 +194,7 @@ impl Frontend {
             });
             self.tell(&Up::Bells { count });
         }
+        self.held.clear();
         let again: Vec<Up> = self
             .forks
             .iter()

@@ -120,7 +120,13 @@ impl Frontend {
             )),
             body => {
                 self.requests.insert((client, seq), body.clone());
-                if !self.greeting {
+                if self.greeting {
+                    return;
+                }
+                // A child's death is told by its client number, which comes with the welcome; who asks now may have waited for that child.
+                if !self.held.is_empty() || self.a_death_is_untold() {
+                    self.held.push((client, seq));
+                } else {
                     self.tell(&Up::Request { client, seq, body });
                 }
                 return;
@@ -128,6 +134,24 @@ impl Frontend {
         };
         self.clients
             .answer(&self.reactor, client, seq, verdict, Vec::new(), events);
+    }
+
+    /// Whether a forked child is known to the back-end, and its end not.
+    fn a_death_is_untold(&self) -> bool {
+        let mut children = self.connecting.values().filter(|c| c.fork.is_some());
+        children.any(|child| self.clients.left_unwelcome(child.link))
+    }
+
+    /// Tells what was held, once no death waits to be told before it.
+    pub(super) fn release_held(&mut self) {
+        if self.held.is_empty() || self.a_death_is_untold() {
+            return;
+        }
+        for (client, seq) in std::mem::take(&mut self.held) {
+            if let Some(body) = self.requests.get(&(client, seq)).cloned() {
+                self.tell(&Up::Request { client, seq, body });
+            }
+        }
     }
 
     fn give_bell(&mut self, client: u32, wait: bool) -> (Verdict, Vec<OwnedFd>) {

@@ -115,6 +115,8 @@ struct Frontend {
     connecting: BTreeMap<u64, Connecting>,
     next_tag: u64,
     requests: BTreeMap<(u32, u64), Request>,
+    /// Those that were not told yet: they wait until a death that came before them can be told.
+    held: Vec<(u32, u64)>,
     /// Forks under way, and their parents.
     forks: BTreeMap<u64, u32>,
     next_fork: u64,
@@ -137,9 +139,10 @@ impl Frontend {
     fn turn(&mut self) -> anyhow::Result<()> {
         // No look at a clock in here: in a guest it may cost as much as all the rest of handing on a bell.
         let ready = self.reactor.wait(None).context("waiting")?;
-        for ready in ready {
+        for ready in self.clients.deaths_first(ready) {
             self.on_ready(ready);
         }
+        self.release_held();
         self.looks
             .run(self.sleepers.are_any())
             .context("setting the timer")?;

@@ -175,6 +175,7 @@ impl Frontend {
             // Above every number a former life may have used: answers to it may still come.
             next_tag: pages::now() << 20,
             requests: BTreeMap::new(),
+            held: Vec::new(),
             forks: BTreeMap::new(),
             next_fork: pages::now() << 20,
             windows: BTreeMap::new(),

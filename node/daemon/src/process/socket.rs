@@ -205,9 +205,17 @@ fn option(socket: BorrowedFd<'_>, name: libc::c_int, into: &mut [u8]) -> io::Res
 
 /// Whether the other end has closed the socket and nothing is left to read.
 pub(crate) fn ended(socket: BorrowedFd<'_>) -> bool {
+    peek(socket) == 0
+}
+
+/// Whether there is something left to read.
+pub(crate) fn has_more(socket: BorrowedFd<'_>) -> bool {
+    peek(socket) > 0
+}
+
+fn peek(socket: BorrowedFd<'_>) -> isize {
     let mut one = [0u8; 1];
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     // SAFETY: one byte of room.
-    let got = unsafe { libc::recv(socket.as_raw_fd(), one.as_mut_ptr().cast(), 1, flags) };
-    got == 0
+    unsafe { libc::recv(socket.as_raw_fd(), one.as_mut_ptr().cast(), 1, flags) }
 }
