@@ -1,11 +1,11 @@
 //! The two parties at a place.
 
-use crate::rule::Party;
+use crate::rule::{Need, Party};
 use anyhow::Result;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use vshmem_testing_vm::actor::actor_program;
-use vshmem_testing_vm::{Actor, Machine, Place};
+use vshmem_testing_vm::{Actor, Machine, Place, qemu_missing, uml_available};
 
 /// A column of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,20 +18,48 @@ pub enum Column {
     Containers,
     /// Two UML guests.
     Uml,
+    /// Two QEMU guests.
+    Qemu,
 }
 
 impl Column {
     /// All, the reference first.
-    pub const ALL: [Column; 4] = [Column::Kernel, Column::Host, Column::Containers, Column::Uml];
+    pub const ALL: [Column; 5] = [
+        Column::Kernel,
+        Column::Host,
+        Column::Containers,
+        Column::Uml,
+        Column::Qemu,
+    ];
 
     /// Whether the two parties are in different domains.
     pub fn crosses(self) -> bool {
-        matches!(self, Column::Containers | Column::Uml)
+        matches!(self, Column::Containers | Column::Uml | Column::Qemu)
     }
 
-    /// Why there are no huge pages, where there cannot be any.
-    pub fn no_huge_pages(self) -> Option<&'static str> {
-        (self == Column::Uml).then_some("User-mode Linux has no huge pages")
+    /// Why there is no such thing, where there cannot be any.
+    pub fn lacks(self, need: Need) -> Option<&'static str> {
+        match (self, need) {
+            (Column::Uml, Need::HugePages) => Some("User-mode Linux has no huge pages"),
+            (Column::Qemu, Need::HugePages) => {
+                Some("a guest reaches its group's pool, and segments of huge pages lie beside it")
+            }
+            (Column::Qemu, Need::ExecutableMemory) => Some(
+                "the device's memory is reached through sysfs, and Linux lets nobody execute what lies there",
+            ),
+            _ => None,
+        }
+    }
+
+    /// Why nobody can be there, on a machine that lacks what it takes.
+    pub fn missing(self) -> Option<String> {
+        match self {
+            Column::Uml if !uml_available() => {
+                Some("no UML kernel here (`apt-get install user-mode-linux`)".to_owned())
+            }
+            Column::Qemu => qemu_missing(),
+            _ => None,
+        }
     }
 
     /// Its name in the table and in the list of differences.
@@ -41,6 +69,7 @@ impl Column {
             Column::Host => "host",
             Column::Containers => "containers",
             Column::Uml => "uml",
+            Column::Qemu => "qemu",
         }
     }
 }
@@ -96,6 +125,10 @@ impl Parties {
             (Some(machine), Column::Uml) => (
                 Actor::start(machine, Place::Uml("a"))?,
                 Actor::start(machine, Place::Uml("b"))?,
+            ),
+            (Some(machine), Column::Qemu) => (
+                Actor::start(machine, Place::Qemu("a"))?,
+                Actor::start(machine, Place::Qemu("b"))?,
             ),
             _ => under_the_kernel()?,
         };

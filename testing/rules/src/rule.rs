@@ -10,7 +10,7 @@
 //! hear a -> 0                         waits for a's answer
 //! ```
 //!
-//! `KEY` and `KEY2` are keys that no other rule uses. `needs huge-pages`, before the first step: the rule is held where huge pages can be set aside.
+//! `KEY` and `KEY2` are keys that no other rule uses. `needs huge-pages` or `needs executable-memory`, before the first step: the rule is held where that can be had.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -21,10 +21,19 @@ pub struct Rule {
     pub name: String,
     /// The manual page that states it.
     pub page: String,
-    /// It is held where huge pages can be set aside.
-    pub needs_huge_pages: bool,
+    /// It is held where there is this.
+    pub needs: Option<Need>,
     /// What is said.
     pub steps: Vec<Step>,
+}
+
+/// What not every place has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Huge pages, which can be set aside.
+    HugePages,
+    /// Shared memory that instructions may be executed from.
+    ExecutableMemory,
 }
 
 /// Which of the two parties.
@@ -107,16 +116,18 @@ fn parse(text: &str) -> Result<Vec<Rule>> {
             rules.push(Rule {
                 name: name.to_string(),
                 page: page.trim().to_string(),
-                needs_huge_pages: false,
+                needs: None,
                 steps: Vec::new(),
             });
             continue;
         }
-        if line == "needs huge-pages" {
-            rules
-                .last_mut()
-                .context("a need before the first rule")?
-                .needs_huge_pages = true;
+        if let Some(what) = line.strip_prefix("needs ") {
+            let need = match what {
+                "huge-pages" => Need::HugePages,
+                "executable-memory" => Need::ExecutableMemory,
+                other => bail!("line {}: nobody knows what {other:?} is", number + 1),
+            };
+            rules.last_mut().context("a need before the first rule")?.needs = Some(need);
             continue;
         }
         let step = parse_step(line).with_context(|| format!("line {}: {line}", number + 1))?;

@@ -3,10 +3,9 @@
 use crate::dialogue::{Transcript, hold};
 use crate::differences::{self, Difference};
 use crate::place::{Column, Parties};
-use crate::rule::{self, Rule};
+use crate::rule::{self, Need, Rule};
 use anyhow::Result;
 use vshmem_testing_vm::huge::HugePages;
-use vshmem_testing_vm::uml_available;
 
 /// How a rule fared at a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +59,7 @@ pub fn run(columns: &[Column], only: &str) -> Result<Table> {
         .extend(columns.iter().filter(|c| **c != Column::Kernel));
     let mut reference = Vec::new();
     for column in table.columns.clone() {
-        if column == Column::Uml && !uml_available() {
-            let why = "no UML kernel here (`apt-get install user-mode-linux`)".to_string();
+        if let Some(why) = column.missing() {
             table
                 .outcomes
                 .push(vec![Outcome::Skipped(why); table.rules.len()]);
@@ -90,12 +88,13 @@ pub fn run(columns: &[Column], only: &str) -> Result<Table> {
 
 /// What a rule needs, as long as it is held; or that it cannot be had.
 fn needed(rule: &Rule, column: Column) -> std::result::Result<Option<HugePages>, Outcome> {
-    if !rule.needs_huge_pages {
+    let Some(need) = rule.needs else {
         return Ok(None);
-    }
-    match column.no_huge_pages() {
-        Some(why) => Err(Outcome::NotThere(why)),
-        None => HugePages::set_aside().map(Some).map_err(Outcome::Skipped),
+    };
+    match (column.lacks(need), need) {
+        (Some(why), _) => Err(Outcome::NotThere(why)),
+        (None, Need::HugePages) => HugePages::set_aside().map(Some).map_err(Outcome::Skipped),
+        (None, Need::ExecutableMemory) => Ok(None),
     }
 }
 

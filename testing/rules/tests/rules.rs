@@ -29,6 +29,11 @@ fn rules_hold_between_two_uml_guests() -> Result<()> {
 }
 
 #[test]
+fn rules_hold_between_two_qemu_guests() -> Result<()> {
+    run(&[Column::Kernel, Column::Qemu])
+}
+
+#[test]
 fn every_known_difference_names_a_rule_and_places() -> Result<()> {
     let rules = rule::all()?;
     ensure!(rules.len() > 100, "rules got lost");
