@@ -3,7 +3,7 @@
 use crate::machine::{Machine, Place, built};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,6 +24,20 @@ pub fn actor_program() -> Result<PathBuf> {
 /// Compiles `programs/NAME.c` into the target folder.
 pub fn compile(name: &str) -> Result<PathBuf> {
     compile_with(name, name, &[])
+}
+
+/// Compiles a C program of a few lines in a folder.
+pub fn compile_text(name: &str, text: &str, folder: &Path) -> Result<PathBuf> {
+    let (source, program) = (folder.join(format!("{name}.c")), folder.join(name));
+    std::fs::write(&source, text)?;
+    let status = Command::new("cc")
+        .arg("-o")
+        .arg(&program)
+        .arg(&source)
+        .status()
+        .context("cc")?;
+    ensure!(status.success(), "cc failed on {}", source.display());
+    Ok(program)
 }
 
 /// Compiles `programs/NAME.c` against the C library.

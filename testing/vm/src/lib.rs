@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`machine`] | a Vshmem of its own for a test: daemon, runtime directory, what is installed here |
 //! | [`scenario`] | bodies that more than one test runs |
+//! | [`own`] | virtual machines that somebody else starts, with what `vshmem vm flags` prints |
 //! | [`huge`] | huge pages for tests that need some |
 //! | [`soak`] | everything at once for a long time, with random kills and models |
 //! | [`actor`] | a System V program under remote control, anywhere: `programs/actor.c` |
@@ -13,6 +14,7 @@
 pub mod actor;
 pub mod huge;
 pub mod machine;
+pub mod own;
 pub mod scenario;
 pub mod soak;
 
