@@ -203,7 +203,7 @@ fn fits(state: &mut process::Locked, id: i32, place: Place) -> Result<()> {
 /// A segment's descriptor was sent and did not arrive.
 fn no_file() -> Errno {
     crate::error!(
-        "attaching a segment needs a file for a moment, and this process can open none (ulimit -n)"
+        "attaching a segment needs a file for a moment, and none arrived: this process, or its daemon, can open none (ulimit -n)"
     );
     Errno::ENOMEM
 }

@@ -48,13 +48,15 @@ impl Registry {
             memory: memory(construct, !read_only),
             segsz: construct.segsz(),
         };
-        let pid = record.pid();
+        let (pid, domain) = (record.pid(), record.domain);
+        self.readmit(serial, domain, fx);
         self.hold(client, serial, !read_only, fx);
         self.touch(serial, pid, Touch::Attached(now));
         Ok(Done::WithMemory {
             kind: Kind::Shm,
             serial,
             writable: !read_only,
+            counted: true,
             reply,
         })
     }
@@ -77,7 +79,7 @@ impl Registry {
         Ok(Done::Reply(Reply::Done))
     }
 
-    /// The memory of a segment that the client has already.
+    /// The memory of a segment that the client has already, for writing only if it has it so: that others of its domain may write says nothing.
     pub(crate) fn shm_again(&self, record: &Client, id: i32, writable: bool) -> Result<Done, Failure> {
         let serial = record.ids.get(&(Kind::Shm, id)).copied();
         let serial = serial.ok_or_else(|| Failure::errno(EINVAL))?;
@@ -85,14 +87,14 @@ impl Registry {
             .constructs
             .get(&serial)
             .ok_or_else(|| Failure::errno(EIDRM))?;
-        let admitted = construct.present.get(&record.domain);
-        if writable && !admitted.is_some_and(|presence| presence.writable) {
+        if writable && !record.writes.contains(&serial) {
             return Err(Failure::errno(EACCES));
         }
         Ok(Done::WithMemory {
             kind: Kind::Shm,
             serial,
             writable,
+            counted: false,
             reply: Reply::Attached {
                 memory: memory(construct, writable),
                 segsz: construct.segsz(),
@@ -187,13 +189,16 @@ impl Registry {
         if !(read && write) {
             return Ok(Done::Reply(reply));
         }
-        if !record.holds.contains_key(&serial) {
+        let (domain, counted) = (record.domain, !record.holds.contains_key(&serial));
+        self.readmit(serial, domain, fx);
+        if counted {
             self.hold(client, serial, true, fx);
         }
         Ok(Done::WithMemory {
             kind,
             serial,
             writable: true,
+            counted,
             reply,
         })
     }
@@ -219,19 +224,15 @@ impl Registry {
 
     /// Notes that a set may hold undo records of a process that its client need not have open.
     pub(crate) fn remember_set(&mut self, key: ProcessKey, serial: u64) {
-        let live = |constructs: &std::collections::BTreeMap<u64, Construct>, serial: &u64| {
-            constructs
-                .get(serial)
-                .is_some_and(|c| c.kind == Kind::Sem && c.life == Life::Live)
-        };
+        let live = crate::lists::is_live_set;
         let Some(process) = self.processes.get_mut(&key) else {
             return;
         };
-        if live(&self.constructs, &serial)
+        if live(&self.constructs, serial)
             && process.sets.insert(serial)
             && process.sets.len().is_power_of_two()
         {
-            process.sets.retain(|s| live(&self.constructs, s));
+            process.sets.retain(|s| live(&self.constructs, *s));
         }
     }
 

@@ -88,6 +88,16 @@ pub enum Command {
         /// The answer.
         verdict: Verdict,
     },
+    /// The memory that [`Done::WithMemory`] promised could not be handed out: what the request counted counts no more, and a repetition gets this
+    /// failure.
+    NotHandedOut {
+        /// The client.
+        client: u32,
+        /// Number of the request.
+        seq: u64,
+        /// The answer.
+        failure: Failure,
+    },
     /// An [`Effect::Sweep`] is done. Echo it.
     Swept(Sweep),
     /// The memory of a set or queue holds rubbish: it is retired like a removed one.
@@ -190,6 +200,8 @@ pub enum Done {
         serial: u64,
         /// Whether the descriptor may be written.
         writable: bool,
+        /// Whether the request counted one more attachment or opening.
+        counted: bool,
         /// The answer.
         reply: Reply,
     },

@@ -31,6 +31,24 @@ impl Registry {
         }
     }
 
+    /// A domain from which the construct was unshared may have it again: it is admitted as far as it was.
+    pub(crate) fn readmit(&mut self, serial: u64, domain: u16, fx: &mut Effects) {
+        let Some(construct) = self.constructs.get_mut(&serial) else {
+            return;
+        };
+        let (group, huge) = (construct.group, construct.huge);
+        if let Some(presence) = construct.present.get_mut(&domain).filter(|p| p.revoked) {
+            presence.revoked = false;
+            fx.push(Effect::Admit {
+                group,
+                huge,
+                serial,
+                domain,
+                writable: presence.writable,
+            });
+        }
+    }
+
     /// Counts `count` fewer for a domain, and gives the construct back if it was only waiting for that.
     pub(crate) fn leave(&mut self, serial: u64, domain: u16, count: u32, fx: &mut Effects) {
         let Some(construct) = self.constructs.get_mut(&serial) else {
@@ -63,6 +81,9 @@ impl Registry {
             return;
         };
         *record.holds.entry(serial).or_default() += 1;
+        if writable && construct.kind == Kind::Shm {
+            record.writes.insert(serial);
+        }
         record.ids.insert((construct.kind, construct.id), serial);
         *construct.holders.entry(client).or_default() += 1;
         let domain = record.domain;
@@ -83,6 +104,7 @@ impl Registry {
         *held -= count;
         if *held == 0 {
             record.holds.remove(&serial);
+            record.writes.remove(&serial);
             record.ids.retain_one((construct.kind, construct.id), serial);
             construct.holders.remove(&client);
         } else if let Some(holder) = construct.holders.get_mut(&client) {

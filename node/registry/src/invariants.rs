@@ -167,6 +167,13 @@ impl Registry {
                     return Err(format!("client {number} and construct {serial} disagree"));
                 }
             }
+            if client
+                .writes
+                .iter()
+                .any(|serial| !client.holds.contains_key(serial))
+            {
+                return Err(format!("client {number} may write what it does not have"));
+            }
             let process = self.processes.get(&client.process());
             if client.image == Image::Alive {
                 *living.entry(client.domain).or_default() += 1;
@@ -195,6 +202,20 @@ impl Registry {
                 return Err(format!("domain {number} counts its clients wrongly"));
             }
         }
+        self.check_lists()?;
+        for sweep in &self.sweeps {
+            let live = self
+                .constructs
+                .get(&sweep.serial)
+                .is_some_and(|c| c.life == Life::Live);
+            if !live || sweep.undo.is_none() && !self.clients.contains_key(&sweep.client) {
+                return Err(format!("{sweep:?} is for nothing"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_lists(&self) -> Result<(), String> {
         for (list, sharers) in &self.shared {
             let forks = self.forks.values().filter(|f| f.undo == Some(*list)).count();
             let processes = self.processes.values().filter(|p| p.undo == *list).count();
@@ -203,15 +224,6 @@ impl Registry {
                     "list {list} is shared by {forks} + {processes}, {} counted",
                     sharers.count
                 ));
-            }
-        }
-        for sweep in &self.sweeps {
-            let live = self
-                .constructs
-                .get(&sweep.serial)
-                .is_some_and(|c| c.life == Life::Live);
-            if !live || sweep.undo.is_none() && !self.clients.contains_key(&sweep.client) {
-                return Err(format!("{sweep:?} is for nothing"));
             }
         }
         Ok(())

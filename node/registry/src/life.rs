@@ -184,38 +184,39 @@ impl Registry {
         if clients >= CLIENTS {
             return Err(Failure::because(EAGAIN, "the domain has too many clients"));
         }
-        let inherited = match fork {
-            Some(fork) => Some(self.take_fork(domain, fork)?),
-            None => None,
-        };
         let number = self.next_client;
-        self.next_client = number
-            .checked_add(1)
-            .ok_or_else(|| Failure::because(ENOSPC, "all client numbers were given out"))?;
-        let shared = inherited.as_ref().and_then(|fork| fork.undo);
-        let undo = self.process_of(now, key, number, shared, fx);
-        self.clients.insert(
-            number,
-            Client {
-                domain,
-                who,
-                undo,
-                image: Image::Alive,
-                fork,
-                seq: 0,
-                last: None,
-                ids: BTreeMap::new(),
-                holds: BTreeMap::new(),
-                sweeps: 0,
-            },
-        );
-        if let Some(domain) = self.domains.get_mut(&domain) {
+        let next = number.checked_add(1);
+        let next = next.ok_or_else(|| Failure::because(ENOSPC, "all client numbers were given out"))?;
+        // Taken last: what fails before leaves the fork to be abandoned.
+        let inherited = fork.map(|fork| self.take_fork(domain, fork)).transpose()?;
+        let inherited = inherited.unwrap_or_default();
+        self.next_client = next;
+        let client = Client {
+            domain,
+            who,
+            undo: self.process_of(now, key, number, inherited.undo, fx),
+            image: Image::Alive,
+            fork,
+            seq: 0,
+            last: None,
+            ids: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            writes: inherited.writes,
+            sweeps: 0,
+        };
+        self.enrol(number, client, inherited.holds);
+        Ok(self.connected(number))
+    }
+
+    /// Takes a client in, with what was counted for it.
+    fn enrol(&mut self, number: u32, client: Client, holds: BTreeMap<u64, u32>) {
+        if let Some(domain) = self.domains.get_mut(&client.domain) {
             domain.clients += 1;
         }
-        for (serial, count) in inherited.unwrap_or_default().holds {
+        self.clients.insert(number, client);
+        for (serial, count) in holds {
             self.inherit(number, serial, count);
         }
-        Ok(self.connected(number))
     }
 
     /// The undo list of a process whose new client is `number`: `shared` if it comes from a fork that shares one. An older image of its is retired.
@@ -299,7 +300,7 @@ impl Registry {
         if self.forks.contains_key(&(domain, fork)) {
             return Ok(Done::Nothing);
         }
-        let holds = record.holds.clone();
+        let (holds, writes) = (record.holds.clone(), record.writes.clone());
         let record = self
             .domains
             .get_mut(&domain)
@@ -321,7 +322,8 @@ impl Registry {
             self.touch(serial, pid, Touch::Attached(now));
         }
         let undo = self.shared_by_next_fork(client);
-        self.forks.insert((domain, fork), Fork { holds, undo });
+        let counted = Fork { holds, writes, undo };
+        self.forks.insert((domain, fork), counted);
         Ok(Done::Nothing)
     }
 

@@ -13,11 +13,18 @@ use crate::Done;
 use crate::errno::*;
 use crate::registry::{Effects, Registry};
 use crate::state::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use vshmem_wire::{Failure, Kind, Reply};
 
 /// Most threads of a process with a list of their own.
 const MOST: usize = 1 << 15;
+
+/// Whether a set is there and in use.
+pub(crate) fn is_live_set(constructs: &BTreeMap<u64, Construct>, serial: u64) -> bool {
+    constructs
+        .get(&serial)
+        .is_some_and(|c| c.kind == Kind::Sem && c.life == Life::Live)
+}
 
 impl Registry {
     pub(crate) fn new_list(&mut self) -> u64 {
@@ -110,22 +117,24 @@ impl Registry {
             sharers.count = sharers.count.saturating_sub(1);
             sharers.sets.append(&mut sets);
             if sharers.count > 0 {
+                // However long a list is shared, the sets that are gone are not remembered.
+                let constructs = &self.constructs;
+                sharers.sets.retain(|serial| is_live_set(constructs, *serial));
                 return;
             }
             sets = self.shared.remove(&list).unwrap_or_default().sets;
+        }
+        sets.retain(|serial| is_live_set(&self.constructs, *serial));
+        if sets.is_empty() {
+            // Numbers are taken for sweeps alone: there are only so many.
+            return;
         }
         let client = client.unwrap_or(self.next_client);
         if client == self.next_client {
             self.next_client = self.next_client.saturating_add(1);
         }
         for serial in sets {
-            let live = self
-                .constructs
-                .get(&serial)
-                .is_some_and(|c| c.kind == Kind::Sem && c.life == Life::Live);
-            if live {
-                self.begin_sweep(serial, Kind::Sem, client, Some(list), fx);
-            }
+            self.begin_sweep(serial, Kind::Sem, client, Some(list), fx);
         }
     }
 }

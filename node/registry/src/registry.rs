@@ -170,6 +170,9 @@ impl Registry {
             Command::Gone { client, exec } => self.gone(seconds, client, exec, &mut fx),
             Command::Request { client, seq, body } => self.once(seconds, client, seq, body, &mut fx),
             Command::Answered { client, seq, verdict } => self.answered(client, seq, verdict),
+            Command::NotHandedOut { client, seq, failure } => {
+                self.not_handed_out(client, seq, failure, &mut fx)
+            }
             Command::Swept(sweep) => self.swept(sweep, &mut fx),
             Command::DeclareCorrupt { serial, what: _ } => self.declare_corrupt(serial, &mut fx),
             Command::NotProvided { serial } => self.not_provided(serial, fresh, &mut fx),
@@ -223,6 +226,26 @@ impl Registry {
             && record.last.is_some()
         {
             record.last = Some(verdict.map(Done::Reply));
+        }
+        Ok(Done::Nothing)
+    }
+
+    fn not_handed_out(
+        &mut self,
+        client: u32,
+        seq: u64,
+        failure: Failure,
+        fx: &mut Effects,
+    ) -> Result<Done, Failure> {
+        let record = self.clients.get_mut(&client).filter(|c| c.seq == seq);
+        let Some(last) = record.and_then(|record| record.last.as_mut()) else {
+            return Ok(Done::Nothing);
+        };
+        if let Ok(Done::WithMemory { serial, counted, .. }) = *last {
+            *last = Err(failure);
+            if counted {
+                self.unhold(client, serial, 1, fx);
+            }
         }
         Ok(Done::Nothing)
     }

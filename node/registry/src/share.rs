@@ -54,14 +54,10 @@ impl Registry {
         construct.sight = sight;
         construct.permission = construct.permission.wrapping_add(1);
         let (group, huge) = (construct.group, construct.huge);
-        for domain in construct
-            .present
-            .keys()
-            .copied()
-            .filter(|&d| d != construct.domain)
-        {
+        for (&domain, presence) in construct.present.iter_mut() {
             let name = self.domains.get(&domain).map_or("", |d| d.name.as_str());
-            if !construct.sight.allows(name) {
+            if domain != construct.domain && !construct.sight.allows(name) {
+                presence.revoked = true;
                 fx.push(Effect::Revoke {
                     group,
                     huge,

@@ -71,6 +71,8 @@ pub(crate) struct Presence {
     pub(crate) count: u64,
     /// Whether the domain was ever admitted for writing.
     pub(crate) writable: bool,
+    /// The construct was unshared from it meanwhile: whoever has it has it still, and nobody new before the domain is admitted again.
+    pub(crate) revoked: bool,
 }
 
 /// A construct.
@@ -207,6 +209,8 @@ pub(crate) struct Client {
     pub(crate) ids: BTreeMap<(Kind, i32), u64>,
     /// What it has attached or open, and how often.
     pub(crate) holds: BTreeMap<u64, u32>,
+    /// The segments of these that it, or the process it was forked from, attached for writing.
+    pub(crate) writes: BTreeSet<u64>,
     /// Sweeps under way.
     pub(crate) sweeps: u32,
 }
@@ -241,6 +245,7 @@ pub(crate) struct Sharers {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Fork {
     pub(crate) holds: BTreeMap<u64, u32>,
+    pub(crate) writes: BTreeSet<u64>,
     /// The parent's undo list, if the child shares it.
     pub(crate) undo: Option<u64>,
 }

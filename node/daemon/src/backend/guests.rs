@@ -349,7 +349,8 @@ impl Backend {
             return Err(Failure::because(libc::EPERM, why));
         }
         let (verdict, memory) = self.request(client, seq, body);
-        self.with_grants(domain, verdict, memory)
+        let given = self.with_grants(domain, verdict, memory);
+        self.handed_out(client, seq, given, memory)
     }
 
     fn is_of(&self, client: u32, domain: u16) -> bool {

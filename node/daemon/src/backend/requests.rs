@@ -100,6 +100,15 @@ impl Backend {
             Some(fork) => self.forks_domain(fork)?,
             None => self.domain_of(&who, door.unwrap_or(0), hello.domain)?,
         };
+        // Had before the registry knows of the client: nobody would watch a process that is refused after that.
+        let page = match self.time.reader() {
+            Ok(page) => page,
+            Err(e) => {
+                fork.into_iter().for_each(|f| self.fork_abandoned(f));
+                let why = format!("the time page cannot be opened: {e}");
+                return Err(Failure::because(libc::ENOMEM, why));
+            }
+        };
         if let Some(fork) = fork {
             self.end_fork(fork);
         }
@@ -118,10 +127,6 @@ impl Backend {
         };
         let client = connected.client;
         let reply = Reply::Welcome(self.welcome(connected, domain, name, shown));
-        let page = self
-            .time
-            .reader()
-            .map_err(|e| Failure::because(libc::ENOMEM, format!("the time page cannot be opened: {e}")))?;
         self.clients.welcome(
             &self.reactor,
             link,
@@ -233,11 +238,27 @@ impl Backend {
             Request::OpenDomain { name, port } => (self.open_domain(client, &name, &port), Vec::new()),
             body => {
                 let (verdict, memory) = self.request(client, seq, body);
-                self.with_descriptor(client, verdict, memory)
+                let (given, descriptors) = self.with_descriptor(client, verdict, memory);
+                (self.handed_out(client, seq, given, memory), descriptors)
             }
         };
         self.clients
             .answer(&self.reactor, client, seq, verdict, fds, events);
+    }
+
+    /// An answer with which memory was to go: if that failed, the registry is told that the client does not have it.
+    pub(super) fn handed_out(
+        &mut self,
+        client: u32,
+        seq: u64,
+        given: Verdict,
+        memory: WithMemory,
+    ) -> Verdict {
+        if let (Err(failure), Some(_)) = (&given, memory) {
+            let failure = failure.clone();
+            let _ = self.apply(Command::NotHandedOut { client, seq, failure });
+        }
+        given
     }
 
     /// Adds to an answer for a guest by what it maps the construct's memory, where it must be granted.

@@ -174,7 +174,7 @@ impl Backend {
             clock: crate::process::clock::seconds().context("making the clock")?,
             signals: signals::stop_signals().context("preparing for signals")?,
             forks: BTreeMap::new(),
-            // Above every number a former life may have used.
+            // Above those that former lives used, unless one began in this very second: see `resume_fork`.
             next_fork: now << 20,
             suspicions: BTreeMap::new(),
             sums: None,
@@ -310,6 +310,7 @@ impl Backend {
             return self.keeper.drop_kept(fork_name(fork, domain));
         }
         self.forks.insert(fork, domain);
+        self.next_fork = self.next_fork.max(fork.saturating_add(1));
         if self.clients.add_fork(&self.reactor, fd, 0, fork).is_err() {
             self.fork_abandoned(fork);
         }

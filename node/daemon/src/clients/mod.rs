@@ -175,7 +175,9 @@ impl Clients {
                 return;
             }
             Err(e) => {
-                tracing::warn!("cannot accept a connection: {e}");
+                if self.lines.allows() {
+                    tracing::warn!("cannot accept a connection: {e}");
+                }
                 // Out of descriptors, most likely: do not spin on it.
                 std::thread::sleep(Duration::from_millis(5));
                 return;
@@ -443,10 +445,7 @@ impl Clients {
     ) {
         let Some((seq, pidfd)) = self.links.get_mut(&number).and_then(|l| l.welcomed(client)) else {
             // It went away meanwhile. Its process may live: watch it as a client without a connection.
-            if let Ok(pidfd) = identity::open_pid(who.0) {
-                self.track_opened(reactor, client, who, pidfd, None, events);
-                self.bury(reactor, client, events);
-            } else {
+            if !self.track(reactor, client, who.0, who.1, false) {
                 events.push(Event::Gone { client, exec: false });
             }
             return;

@@ -252,17 +252,19 @@ impl Frontend {
         if let Some(fork) = fork {
             self.end_fork(fork);
         }
-        let welcome = outcome.and_then(|connected| self.welcome_of(connected, who.shown_pid()));
-        match welcome {
-            Err(failure) => self.clients.refuse(&self.reactor, link, seq, failure, events),
-            Ok((welcome, fds)) => {
-                let (client, pid, start) = (welcome.client, who.pid, who.start);
-                self.note(&Entry::Client { client, pid, start });
-                let reply = (Ok(Reply::Welcome(welcome)), fds);
-                self.clients
-                    .welcome(&self.reactor, link, client, (pid, start), reply, events);
-            }
-        }
+        let connected = match outcome {
+            Ok(connected) => connected,
+            Err(failure) => return self.clients.refuse(&self.reactor, link, seq, failure, events),
+        };
+        let (client, pid, start) = (connected.client, who.pid, who.start);
+        self.note(&Entry::Client { client, pid, start });
+        // It is a client now, and watched, even if it cannot be told so for want of descriptors: it may hold what its parent had.
+        let reply = match self.welcome_of(connected, who.shown_pid()) {
+            Ok((welcome, fds)) => (Ok(Reply::Welcome(welcome)), fds),
+            Err(failure) => (Err(failure), Vec::new()),
+        };
+        self.clients
+            .welcome(&self.reactor, link, client, (pid, start), reply, events);
     }
 
     fn welcome_of(&self, connected: Connected, pid: u32) -> Result<(Welcome, Vec<OwnedFd>), Failure> {
@@ -288,8 +290,9 @@ impl Frontend {
         Ok((welcome, fds))
     }
 
-    /// Adds the descriptor of the shared memory to an answer that grants some.
-    fn with_descriptor(&self, mut verdict: Verdict) -> (Verdict, Vec<OwnedFd>) {
+    /// Adds the descriptor of the shared memory to an answer that grants some. Where there is none, it goes without: the client gives back what it
+    /// cannot map, or has its operations done for it.
+    fn with_descriptor(&mut self, mut verdict: Verdict) -> (Verdict, Vec<OwnedFd>) {
         if !self.port.has_window() {
             let opened = verdict
                 .as_mut()
@@ -300,8 +303,8 @@ impl Frontend {
                 None => (verdict, Vec::new()),
                 Some(Ok(file)) => (verdict, vec![file]),
                 Some(Err(why)) => {
-                    let why = format!("the shared memory cannot be handed out: {why:#}");
-                    (Err(Failure::because(libc::ENOMEM, why)), Vec::new())
+                    self.not_handed_out(&format!("{why:#}"));
+                    (verdict, Vec::new())
                 }
             };
         }
@@ -317,16 +320,24 @@ impl Frontend {
             .windows
             .get(&group)
             .map(|of| if writable { &of.both } else { &of.reading });
-        let file = window.map(|(file, window)| (rustix::io::fcntl_dupfd_cloexec(file, 0), *window));
-        match (verdict, file) {
-            (Ok(mut reply), Some((Ok(file), window))) => {
-                set_window(&mut reply, window);
-                (Ok(reply), vec![file])
+        let file = window.ok_or(std::io::Error::from(std::io::ErrorKind::NotFound));
+        let file = file.and_then(|(file, window)| Ok((rustix::io::fcntl_dupfd_cloexec(file, 0)?, *window)));
+        match (&mut verdict, file) {
+            (Ok(reply), Ok((file, window))) => {
+                set_window(reply, window);
+                (verdict, vec![file])
             }
-            _ => {
-                let why = "the shared memory cannot be handed out";
-                (Err(Failure::because(libc::ENOMEM, why)), Vec::new())
+            (_, Ok(_)) => (verdict, Vec::new()),
+            (_, Err(why)) => {
+                self.not_handed_out(&why.to_string());
+                (verdict, Vec::new())
             }
+        }
+    }
+
+    fn not_handed_out(&mut self, why: &str) {
+        if self.lines.allows() {
+            tracing::warn!("the shared memory cannot be handed out: {why}");
         }
     }
 }

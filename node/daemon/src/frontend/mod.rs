@@ -20,6 +20,7 @@ mod start;
 use crate::clients::{Clients, Event};
 use crate::keeper::{Journal, Keeper};
 use crate::process::clock::Ticker;
+use crate::process::limit::Limit;
 use crate::process::pages::TimePage;
 use crate::process::reactor::{Reactor, Ready, Token};
 use crate::process::stream::Stream;
@@ -130,6 +131,8 @@ struct Frontend {
     journal: Journal,
     clock: OwnedFd,
     signals: OwnedFd,
+    /// Bounds lines that clients can cause.
+    lines: Limit,
     restarts: u32,
     /// Set when the daemon is to end: what to say.
     end: Option<Result<(), String>>,

@@ -6,6 +6,7 @@ use super::{Entry, Frontend, Setup};
 use crate::clients::Clients;
 use crate::config::SocketConfig;
 use crate::keeper::{Handover, Journal, Keeper};
+use crate::process::limit::Limit;
 use crate::process::pages::{self, TimePage, WaitPage};
 use crate::process::reactor::{Reactor, Token};
 use crate::process::stream::Stream;
@@ -186,6 +187,7 @@ impl Frontend {
             journal,
             clock: clock::seconds().context("making the clock")?,
             signals: signals::stop_signals().context("preparing for signals")?,
+            lines: Limit::new(),
             restarts,
             end: None,
         };
@@ -238,6 +240,8 @@ impl Frontend {
             };
             if self.clients.add_fork(&self.reactor, fd, parent, fork).is_ok() {
                 self.forks.insert(fork, parent);
+                // A former life may have begun in this very second.
+                self.next_fork = self.next_fork.max(fork.saturating_add(1));
             }
         }
         let mut events = Vec::new();

@@ -124,6 +124,36 @@ fn a_fork_that_is_prepared_again_after_a_restart_counts_once() {
     }
 }
 
+#[test]
+fn forks_on_both_sides_of_a_restart_are_two_however_soon_it_comes() {
+    // Life and next life within one second, as far as the machine is quick enough.
+    until("a second begins", || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        (now.unwrap().subsec_millis() < 100).then_some(())
+    });
+    let daemon = Daemon::serve();
+    let mut here = daemon.client();
+    let segment = here.shm_get(6, 4096).unwrap();
+    here.attach(segment);
+    let prepare = |client: &mut Client| {
+        let (ours, childs) = pair();
+        let asked = client.try_ask_with(Request::ForkPrepare, &[ours.as_fd()]);
+        assert_eq!(asked.unwrap().0, Ok(Reply::Done));
+        childs
+    };
+    let first = prepare(&mut here);
+    daemon.kill();
+    let (mut here, _) = Client::hello(&daemon.socket(), Some(here.welcome.client)).unwrap();
+    let second = prepare(&mut here);
+    assert_eq!(here.nattch(segment), 3);
+    drop(second);
+    until("one fork is abandoned", || {
+        (here.nattch(segment) == 2).then_some(())
+    });
+    drop(first);
+    until("the other is, too", || (here.nattch(segment) == 1).then_some(()));
+}
+
 fn pair() -> (rustix::fd::OwnedFd, rustix::fd::OwnedFd) {
     rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,

@@ -22,7 +22,7 @@ fn attach(host: &mut Client, name: &str) -> Result<(OwnedFd, OwnedFd), Failure> 
     }
 }
 
-fn join(host: &mut Client, name: &str, options: &[&str]) -> Daemon {
+pub(crate) fn join(host: &mut Client, name: &str, options: &[&str]) -> Daemon {
     let (stream, pool) = attach(host, name).unwrap();
     join_over(&stream, &[&pool], options)
 }

@@ -13,7 +13,7 @@ use vshmem_wire::{
 };
 
 /// No wait of a test is longer.
-pub(crate) const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 pub(crate) const LAYOUT: u32 = vshmem_ipc::header::LAYOUT;
 pub(crate) const IPC_CREAT: i32 = 0o1000;
 

@@ -5,6 +5,7 @@
 //! | `hello` | who gets in, and what becomes of rubbish |
 //! | `constructs` | constructs between two clients, quotas, a full pool |
 //! | `death` | clients that die, daemons that are killed, a clean stop |
+//! | `descriptors` | a daemon that can open no further file |
 //! | `pools` | a pool for each of several groups |
 //! | `machines` | sockets for machines that somebody else starts |
 //! | `qemu` | the same, with QEMU at them |
@@ -17,6 +18,7 @@
 mod bells;
 mod constructs;
 mod death;
+mod descriptors;
 mod front_end;
 mod greeting;
 mod groups;

@@ -148,6 +148,38 @@ fn who_leaves_a_list_alone_has_a_new_one_whether_it_wants_one_or_not() {
 }
 
 #[test]
+fn lists_that_are_left_take_no_numbers_and_shared_ones_do_not_grow() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    for _ in 0..200 {
+        let list = g.registry.client(p).unwrap().undo;
+        let (alone, begin) = (true, true);
+        g.request(p, Request::LeaveUndo { list, alone, begin }).unwrap();
+    }
+    assert_eq!(g.process(1000), p + 1);
+    // Children that share the list come and go, each with a set that is gone after it.
+    let mut bytes = 0;
+    for round in 0..200 {
+        g.request(p, Request::ShareUndo).unwrap();
+        prepare(&mut g, p, round);
+        let who = g.who(1000);
+        let child = g.connect_as(1, who, None, Some(round)).unwrap();
+        let id = g.semget(child, 0, 1, 0o600).unwrap();
+        g.open(child, Kind::Sem, id).unwrap();
+        g.gone(child, false);
+        g.sweep();
+        g.remove(p, Kind::Sem, id).unwrap();
+        let now = g.registry.snapshot().unwrap().len();
+        if round == 100 {
+            bytes = now;
+        }
+    }
+    let grown = g.registry.snapshot().unwrap().len() - bytes;
+    // Slots that have been used are remembered by the kind, whoever used them.
+    assert!(grown < 100, "{grown} bytes more after a hundred rounds");
+}
+
+#[test]
 fn an_abandoned_fork_counts_no_more() {
     let mut g = Group::new();
     let p = g.process(1000);

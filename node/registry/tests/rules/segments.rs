@@ -2,7 +2,7 @@
 
 use crate::group::*;
 use vshmem_registry::{Command, Done, Effect};
-use vshmem_wire::{ID_BIT, Kind, Pid, Request, Setting, StatBody};
+use vshmem_wire::{Failure, ID_BIT, Kind, Pid, Request, Setting, StatBody};
 
 fn numbers(g: &mut Group, client: u32, id: i32) -> (i64, i64, Pid, Pid) {
     match g.stat(client, Kind::Shm, id).unwrap().body {
@@ -290,6 +290,80 @@ fn memory_is_given_again_to_who_has_it_and_counts_nothing() {
     g.attach(p, id).unwrap();
     assert_eq!(again(&mut g, p, true), Ok(()));
     assert_eq!(g.nattch(p, id), 2);
+}
+
+#[test]
+fn memory_is_given_again_for_writing_only_to_who_has_it_so_whoever_else_writes_there() {
+    let mut g = Group::new();
+    let (owner, reader) = (g.process(1000), g.process(1001));
+    let id = g.shmget(owner, 7, 4096, CREAT | 0o644).unwrap();
+    let again =
+        |g: &mut Group, client, writable| g.request(client, Request::ShmAgain { id, writable }).map(drop);
+    g.attach(owner, id).unwrap();
+    g.attach_as(reader, id, true, false).unwrap();
+    assert_eq!(again(&mut g, reader, true), Err(EACCES));
+    assert_eq!(again(&mut g, reader, false), Ok(()));
+    // So for their children, while and after they have it.
+    for (fork, parent) in [(5, owner), (6, reader)] {
+        g.apply(Command::ForkPrepare { client: parent, fork }).unwrap();
+        let who = g.who(1001);
+        let child = g.connect_as(1, who, None, Some(fork)).unwrap();
+        let expected = if parent == owner { Ok(()) } else { Err(EACCES) };
+        assert_eq!(again(&mut g, child, true), expected);
+    }
+    g.detach(owner, id).unwrap();
+    assert_eq!(again(&mut g, owner, true), Err(EINVAL));
+}
+
+#[test]
+fn what_could_not_be_handed_out_counts_no_more() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let id = g.shmget(p, 7, 4096, CREAT | 0o600).unwrap();
+    let set = g.semget(p, 7, 1, CREAT | 0o600).unwrap();
+    let attach = Request::ShmAttach {
+        id,
+        read_only: false,
+        exec: false,
+    };
+    let kind = Kind::Sem;
+    let open = Request::Open { kind, id: set };
+    let fail = |g: &mut Group, seq| {
+        let failure = Failure::because(ENOMEM, "no descriptor");
+        let client = p;
+        g.apply(Command::NotHandedOut { client, seq, failure }).unwrap();
+    };
+    for (body, removed) in [(attach, Kind::Shm), (open, Kind::Sem)] {
+        let seq = g.next_seq(p);
+        let request = Command::Request {
+            client: p,
+            seq,
+            body: body.clone(),
+        };
+        assert!(matches!(
+            g.apply(request.clone()),
+            Ok(Done::WithMemory { counted: true, .. })
+        ));
+        // Another request's failure, or one said twice, is not this one's.
+        fail(&mut g, seq - 1);
+        assert_eq!(g.registry.holdings(p).count(), 1);
+        fail(&mut g, seq);
+        fail(&mut g, seq);
+        assert_eq!(g.registry.holdings(p).count(), 0);
+        assert_eq!(g.apply(request).map_err(|f| f.errno), Err(ENOMEM));
+        // What it had before it has still.
+        g.request(p, body.clone()).unwrap();
+        let seq = g.next_seq(p);
+        let client = p;
+        g.apply(Command::Request { client, seq, body }).unwrap();
+        fail(&mut g, seq);
+        assert_eq!(g.registry.holdings(p).map(|(_, n)| n).collect::<Vec<_>>(), [1]);
+        match removed {
+            Kind::Shm => g.detach(p, id).unwrap(),
+            _ => g.close(p, kind, set).unwrap(),
+        }
+        assert_eq!(g.registry.holdings(p).count(), 0);
+    }
 }
 
 #[test]

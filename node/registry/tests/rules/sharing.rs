@@ -1,7 +1,7 @@
 //! Which domains see a construct.
 
 use crate::group::*;
-use vshmem_registry::{Done, Effect};
+use vshmem_registry::{Command, Done, Effect};
 use vshmem_wire::request::Which;
 use vshmem_wire::{Kind, Request};
 
@@ -72,6 +72,35 @@ fn a_construct_that_is_not_shared_is_refused_whatever_its_mode() {
     };
     assert!(matches!(g.request(other, list), Ok(Done::List { stats, .. }) if stats.is_empty()));
     g.close(other, Kind::Msg, id).unwrap();
+}
+
+#[test]
+fn a_domain_that_has_it_still_is_admitted_anew_when_it_may_have_it_again() {
+    let mut g = Group::new();
+    let (a, b) = (g.domain("a"), g.domain("b"));
+    let (owner, other) = (g.process_in(a, 1000), g.process_in(b, 1000));
+    let id = g.msgget(owner, 7, CREAT | 0o666).unwrap();
+    let admits = |g: &Group, domain: u16| {
+        let of = |e: &&Effect| matches!(e, Effect::Admit { domain: d, writable: true, .. } if *d == domain);
+        g.effects.iter().filter(of).count()
+    };
+    g.open(other, Kind::Msg, id).unwrap();
+    assert_eq!(admits(&g, b), 1);
+    unshare(&mut g, owner, id, &["b"]).unwrap();
+    // A child has what its parent has, which lets nobody in.
+    g.apply(Command::ForkPrepare {
+        client: other,
+        fork: 5,
+    })
+    .unwrap();
+    assert_eq!(admits(&g, b), 0);
+    assert_eq!(g.open(other, Kind::Msg, id), Err(EACCES));
+    share(&mut g, owner, id, &["b"]).unwrap();
+    let another = g.process_in(b, 1000);
+    g.open(another, Kind::Msg, id).unwrap();
+    assert_eq!(admits(&g, b), 1, "{:?}", g.effects);
+    g.open(other, Kind::Msg, id).unwrap();
+    assert_eq!(admits(&g, b), 0);
 }
 
 #[test]
