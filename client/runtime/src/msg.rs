@@ -2,9 +2,9 @@
 
 use crate::attach::Attachment;
 use crate::errno::{Errno, Result};
-use crate::operate::{Step, behalf_waiting, operate};
+use crate::operate::{Step, behalf_waiting, operate_in};
 use crate::runtime::Runtime;
-use crate::thread::Thread;
+use crate::thread::{self, Thread};
 use crate::world::{Caller, Timeout};
 use crate::{pages, user};
 use vshmem_ipc::msgq::{MsgError, Queue, ReceiveFlags, Room, SHORT, Text};
@@ -42,7 +42,7 @@ impl Runtime {
         if mtype < 1 || id < 0 {
             return Err(Errno::EINVAL);
         }
-        send(id, mtype, Text::Own(text), flags)
+        send(thread::current(), id, mtype, Text::Own(text), flags)
     }
 
     /// msgsnd(2) of a text of the program, at an address that may be wrong.
@@ -51,33 +51,35 @@ impl Runtime {
         if mtype < 1 || id < 0 || text.len() > longest() {
             return Err(Errno::EINVAL);
         }
+        let thread = thread::current();
         if text.len() <= SHORT {
-            return user::with_scratch(|scratch| {
+            return user::with_scratch(thread, |scratch| {
                 let scratch = &mut scratch[..text.len()];
-                user::access(|| text.read(scratch))?;
-                send(id, mtype, Text::Own(scratch), flags)
+                user::access_in(thread, || text.read(scratch))?;
+                send(thread, id, mtype, Text::Own(scratch), flags)
             });
         }
         user::readable(text)?;
-        if user::directly() {
-            return send(id, mtype, Text::Foreign(text), flags);
+        if user::directly(thread) {
+            return send(thread, id, mtype, Text::Foreign(text), flags);
         }
         let text = own_copy(&text)?;
-        send(id, mtype, Text::Own(&text), flags)
+        send(thread, id, mtype, Text::Own(&text), flags)
     }
 
     /// msgrcv(2) into `into`: the type and the length of what came.
     #[inline]
     pub fn msgrcv(&self, id: i32, into: &mut [u8], msgtyp: i64, flags: i32) -> Result<Received> {
-        receive(id, &mut Room::Own(into), msgtyp, flags)
+        receive(thread::current(), id, &mut Room::Own(into), msgtyp, flags)
     }
 
     /// msgrcv(2) to an address of the program that may be wrong. A message that was taken and cannot be put there is lost.
     #[inline]
     pub fn msgrcv_to(&self, id: i32, into: Foreign, msgtyp: i64, flags: i32) -> Result<Received> {
-        if user::directly() {
-            return user::with_scratch(|scratch| {
-                receive(id, &mut Room::Foreign(into, scratch), msgtyp, flags)
+        let thread = thread::current();
+        if user::directly(thread) {
+            return user::with_scratch(thread, |scratch| {
+                receive(thread, id, &mut Room::Foreign(into, scratch), msgtyp, flags)
             });
         }
         self.receive_and_write(id, into, msgtyp, flags)
@@ -109,7 +111,7 @@ impl Runtime {
     #[cold]
     fn receive_and_write(&self, id: i32, into: Foreign, msgtyp: i64, flags: i32) -> Result<Received> {
         let mut own = vec![0; into.len().min(LONGEST)];
-        let received = receive(id, &mut Room::Own(&mut own), msgtyp, flags)?;
+        let received = receive(thread::current(), id, &mut Room::Own(&mut own), msgtyp, flags)?;
         let text = own.get(..received.len).ok_or(Errno::EPROTO)?;
         user::access(|| into.write(text))?;
         Ok(received)
@@ -133,13 +135,13 @@ fn own_copy(text: &Foreign) -> Result<Vec<u8>> {
 }
 
 #[inline]
-fn send(id: i32, mtype: i64, text: Text<'_>, flags: i32) -> Result<()> {
+fn send(thread: &'static Thread, id: i32, mtype: i64, text: Text<'_>, flags: i32) -> Result<()> {
     let len = match &text {
         Text::Own(text) => text.len(),
         Text::Foreign(text) => text.len(),
     };
     let nowait = flags & libc::IPC_NOWAIT != 0;
-    operate(Kind::Msg, id, |a, thread| {
+    operate_in(thread, Kind::Msg, id, |a, thread| {
         if len > pages::msgmax().unwrap_or(a.identity.msgmax as usize) {
             return Step::Done(Err(Errno::EINVAL));
         }
@@ -162,7 +164,13 @@ fn send(id: i32, mtype: i64, text: Text<'_>, flags: i32) -> Result<()> {
 }
 
 #[inline]
-fn receive(id: i32, into: &mut Room<'_>, msgtyp: i64, flags: i32) -> Result<Received> {
+fn receive(
+    thread: &'static Thread,
+    id: i32,
+    into: &mut Room<'_>,
+    msgtyp: i64,
+    flags: i32,
+) -> Result<Received> {
     let wanted = |flag: u32| flags as u32 & flag != 0;
     let how = ReceiveFlags {
         nowait: flags & libc::IPC_NOWAIT != 0,
@@ -173,7 +181,7 @@ fn receive(id: i32, into: &mut Room<'_>, msgtyp: i64, flags: i32) -> Result<Rece
     if id < 0 || how.copy && (how.except || !how.nowait) {
         return Err(Errno::EINVAL);
     }
-    operate(Kind::Msg, id, |a, thread| {
+    operate_in(thread, Kind::Msg, id, |a, thread| {
         if !a.read {
             return Step::Done(Err(Errno::EACCES));
         }

@@ -41,9 +41,19 @@ pub(crate) enum Step<T> {
 pub(crate) fn operate<T>(
     kind: Kind,
     id: i32,
+    work: impl FnMut(&Attachment, &'static Thread) -> Step<T>,
+) -> Result<T> {
+    operate_in(thread::current(), kind, id, work)
+}
+
+/// The same for a caller who knows its thread.
+#[inline(always)]
+pub(crate) fn operate_in<T>(
+    thread: &'static Thread,
+    kind: Kind,
+    id: i32,
     mut work: impl FnMut(&Attachment, &'static Thread) -> Step<T>,
 ) -> Result<T> {
-    let thread = thread::current();
     let _section = Section::enter(thread);
     for _ in 0..TRIES {
         let Some(held) = attach::find(kind, id, thread) else {

@@ -9,6 +9,7 @@
 
 use crate::bell::{Bell, Spare};
 use crate::process;
+use crate::user::Scratch;
 use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, compiler_fence};
@@ -49,6 +50,8 @@ pub(crate) struct Thread {
     pub(crate) place_good_for: Cell<u16>,
     /// Whether faults of this thread reach their handler: see [`crate::user`].
     pub(crate) faults: Cell<Faults>,
+    /// Its room for one short text.
+    pub(crate) scratch: Scratch,
 }
 
 /// What is known of the thread's signal mask.
@@ -77,6 +80,7 @@ thread_local! {
             place: Cell::new(0),
             place_good_for: Cell::new(0),
             faults: Cell::new(Faults::Unknown),
+            scratch: Scratch::new(),
         }
     };
 }

@@ -89,8 +89,8 @@ pub(crate) fn readable(memory: Foreign) -> Result<()> {
 
 /// Whether faults of this thread are caught without more ado (or by nobody), so that an operation may copy from and to the program's memory itself.
 #[inline(always)]
-pub(crate) fn directly() -> bool {
-    look(thread::current()) != Faults::Blocked
+pub(crate) fn directly(thread: &Thread) -> bool {
+    look(thread) != Faults::Blocked
 }
 
 /// What is known of the thread's mask, after asking if nothing is.
@@ -115,7 +115,12 @@ fn ask(thread: &Thread) -> Faults {
 /// Makes one access, in a window if need be.
 #[inline(always)]
 pub(crate) fn access(work: impl FnOnce() -> bool) -> Result<()> {
-    let thread = thread::current();
+    access_in(thread::current(), work)
+}
+
+/// The same for a caller who knows its thread: to ask costs as much as a short copy.
+#[inline(always)]
+pub(crate) fn access_in(thread: &Thread, work: impl FnOnce() -> bool) -> Result<()> {
     let done = match look(thread) {
         Faults::Blocked => in_window(thread, work),
         _ => work(),
@@ -133,18 +138,19 @@ fn in_window(thread: &Thread, work: impl FnOnce() -> bool) -> bool {
     done
 }
 
-struct Scratch(UnsafeCell<[u8; SHORT]>);
-thread_local! {
-    static SCRATCH: Scratch = const { Scratch(UnsafeCell::new([0; SHORT])) };
+/// Room for one short text, in each thread.
+pub(crate) struct Scratch(UnsafeCell<[u8; SHORT]>);
+
+impl Scratch {
+    pub(crate) const fn new() -> Scratch {
+        Scratch(UnsafeCell::new([0; SHORT]))
+    }
 }
 
 /// Runs `work` with the thread's room for one short text. Inside a section, so that no handler comes in between.
 #[inline(always)]
-pub(crate) fn with_scratch<T>(work: impl FnOnce(&mut [u8; SHORT]) -> T) -> T {
-    let thread = thread::current();
+pub(crate) fn with_scratch<T>(thread: &'static Thread, work: impl FnOnce(&mut [u8; SHORT]) -> T) -> T {
     let _section = thread::Section::enter(thread);
-    // The pointer comes out of the closure, not the result: a result of several words would go through memory once more.
-    let scratch = SCRATCH.with(|scratch| scratch.0.get());
     // SAFETY: lives as long as the thread and has no destructor. Nobody else uses it: callers do not nest, and handlers wait until the section ends.
-    work(unsafe { &mut *scratch })
+    work(unsafe { &mut *thread.scratch.0.get() })
 }

@@ -336,6 +336,11 @@ impl World for Caller<'_> {
     }
 
     #[inline(always)]
+    fn holder(&self) -> (u32, u16) {
+        (self.attachment.identity.client, self.thread.number())
+    }
+
+    #[inline(always)]
     fn seconds(&self) -> u64 {
         clock::seconds()
     }

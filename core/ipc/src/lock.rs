@@ -61,8 +61,8 @@ pub struct Guard<'a, W: Words> {
 /// Takes the lock, waiting as the world says.
 #[inline]
 pub fn acquire<'a, W: Words>(words: &'a W, world: &impl World) -> Result<Guard<'a, W>, LockError> {
-    let me = world.me();
-    let word = u64::from(me.client) | u64::from(me.thread) << 32;
+    let (client, thread) = world.holder();
+    let word = u64::from(client) | u64::from(thread) << 32;
     let mut turn = 0;
     loop {
         // Acquire: [lock] pairs with the release in `drop`, so that the last holder's stores are seen.

@@ -79,6 +79,11 @@ pub enum LockWait {
 pub trait World {
     /// Who is calling.
     fn me(&self) -> Me;
+    /// Who holds a lock that the caller takes: client number and thread.
+    fn holder(&self) -> (u32, u16) {
+        let me = self.me();
+        (me.client, me.thread)
+    }
     /// Seconds since the epoch, of the host's clock, without a system call.
     fn seconds(&self) -> u64;
     /// One step of a bounded spin, the `turn`th from 0. `last` is the place of whoever is awaited, as far as known: spinning for somebody

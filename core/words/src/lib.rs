@@ -128,5 +128,11 @@ pub trait Words {
 /// Whether an access of `width` bytes (a power of two) at `at` is aligned and lies within `len` bytes.
 #[inline(always)]
 pub(crate) fn fits(at: usize, width: usize, len: usize) -> bool {
-    at & (width - 1) == 0 && at <= len && len - at >= width
+    begins_below(at, width, len & !(width - 1))
+}
+
+/// The same, of a length that is a multiple of `width`: what is aligned and begins there ends there. One comparison, since every access makes it.
+#[inline(always)]
+pub(crate) fn begins_below(at: usize, width: usize, end: usize) -> bool {
+    at & (width - 1) == 0 && at < end
 }

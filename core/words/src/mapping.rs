@@ -3,14 +3,17 @@
 //! Not for making or ending mappings: whoever maps memory promises, in [`Mapping::new`], how long it stays mapped.
 #![allow(unsafe_code)] // The data path is loads and stores through a raw pointer: there is no safe way to say that.
 
-use crate::{Copied, Foreign, Ordering, Words, fits};
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use crate::{Copied, Foreign, Ordering, Words, begins_below};
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
-/// Shared memory of this process at a fixed address, growing at its end.
+/// Shared memory of this process at a fixed address. Its length stays as it is: who maps more makes another.
 #[derive(Debug)]
 pub struct Mapping {
     base: *mut u8,
-    len: AtomicUsize,
+    len: usize,
+    /// Where the last whole word of 32 bits ends, and of 64.
+    end32: usize,
+    end64: usize,
 }
 
 // SAFETY: the pointer is only used for atomic accesses and for the audited copies below, which tolerate concurrent writers.
@@ -27,16 +30,10 @@ impl Mapping {
     pub unsafe fn new(base: *mut u8, len: usize) -> Self {
         Mapping {
             base,
-            len: AtomicUsize::new(len),
+            len,
+            end32: len & !3,
+            end64: len & !7,
         }
-    }
-
-    /// Says that the mapping now reaches `len` bytes. A smaller value than before is ignored.
-    ///
-    /// # Safety
-    /// As for [`Mapping::new`], for the new length.
-    pub unsafe fn grow(&self, len: usize) {
-        self.len.fetch_max(len, Ordering::Release);
     }
 
     /// Where it is mapped.
@@ -46,7 +43,7 @@ impl Mapping {
 
     #[inline(always)]
     fn word32(&self, at: usize) -> Option<&AtomicU32> {
-        if !fits(at, 4, self.len.load(Ordering::Relaxed)) {
+        if !begins_below(at, 4, self.end32) {
             return None;
         }
         // SAFETY: in range and aligned (checked above; base is aligned), mapped (promise of `new`).
@@ -55,7 +52,7 @@ impl Mapping {
 
     #[inline(always)]
     fn word64(&self, at: usize) -> Option<&AtomicU64> {
-        if !fits(at, 8, self.len.load(Ordering::Relaxed)) {
+        if !begins_below(at, 8, self.end64) {
             return None;
         }
         // SAFETY: in range and aligned (checked above; base is aligned), mapped (promise of `new`).
@@ -63,8 +60,7 @@ impl Mapping {
     }
 
     fn fits_bytes(&self, at: usize, bytes: usize) -> bool {
-        let len = self.len.load(Ordering::Relaxed);
-        at <= len && len - at >= bytes
+        at <= self.len && self.len - at >= bytes
     }
 }
 
@@ -72,7 +68,7 @@ impl Mapping {
 impl Words for Mapping {
     #[inline(always)]
     fn len(&self) -> usize {
-        self.len.load(Ordering::Acquire)
+        self.len
     }
     #[inline(always)]
     fn claim(&self, at: usize) {
@@ -240,15 +236,33 @@ unsafe fn copy_words(from: *const u8, to: *mut u8, bytes: usize) {
         // SAFETY: reads and writes the first `whole` bytes, which are not more than `bytes`.
         unsafe {
             core::arch::asm!(
+                "test {at}, 31",
+                "jz 3f",
                 "2:",
                 "mov {word}, [{from} + {at}]",
                 "mov [{to} + {at}], {word}",
                 "add {at}, 8",
+                "test {at}, 31",
                 "jnz 2b",
+                "test {at}, {at}",
+                "jz 4f",
+                "3:",
+                "mov {word}, [{from} + {at}]",
+                "mov {other}, [{from} + {at} + 8]",
+                "mov [{to} + {at}], {word}",
+                "mov [{to} + {at} + 8], {other}",
+                "mov {word}, [{from} + {at} + 16]",
+                "mov {other}, [{from} + {at} + 24]",
+                "mov [{to} + {at} + 16], {word}",
+                "mov [{to} + {at} + 24], {other}",
+                "add {at}, 32",
+                "jnz 3b",
+                "4:",
                 from = in(reg) from.add(whole),
                 to = in(reg) to.add(whole),
                 at = inout(reg) (whole as isize).wrapping_neg() => _,
                 word = out(reg) _,
+                other = out(reg) _,
                 options(nostack)
             );
         }

@@ -8,6 +8,11 @@
 //! # Orphans
 //! A process that finds, on coming back for the lock, that others have grown the queue beyond what it has mapped cannot follow the free lists. It
 //! leaves its block to nobody (owner 0) and counts it; whoever runs out of room next collects them, and so does `recover`.
+//!
+//! # The spare
+//! Merging the block of a message that was received, only to cut one of the same size for the next, is most of what a message that waits for nobody costs. So
+//! the last one is left to nobody too, uncounted, and the queue remembers where it is: the next message of that size takes it, one of another size
+//! has it merged, and so does whoever runs out of room. A death needs no thought: by its tag it is an orphan.
 
 use super::FIRST_BLOCK;
 use super::classes::{class, class_above};
@@ -39,6 +44,12 @@ impl<W: Words> View<'_, W> {
 
     #[cold]
     fn allocate_otherwise(&mut self, units: u32) -> Result<Option<Carved>, Corrupt> {
+        if self.get(field::SPARE) != 0 {
+            self.give_up_spare()?;
+            if let Some(found) = self.find_free(units)? {
+                return self.carve(found, units).map(Some);
+            }
+        }
         if self.get(field::ORPHANS) != 0 || self.get(List::SETTLED.first()) != 0 {
             self.collect_orphans()?;
             self.collect_done()?;
@@ -98,8 +109,48 @@ impl<W: Words> View<'_, W> {
         self.set(field::ORPHANS, self.get(field::ORPHANS).wrapping_add(1));
     }
 
+    /// Makes a block the spare, if there is none yet; else frees it. Its tag says that it is nobody's.
+    #[inline]
+    pub(super) fn keep(&self, unit: Unit, size: u32) -> Result<(), Corrupt> {
+        if self.get(field::SPARE) != 0 {
+            return self.release(unit, size);
+        }
+        self.set(field::SPARE, unit.raw());
+        Ok(())
+    }
+
+    /// The spare, if it has `units` units: no longer the spare, but by its tag still nobody's. One of another size is freed.
+    #[inline]
+    pub(super) fn spare(&self, units: u32) -> Result<Option<Carved>, Corrupt> {
+        let Some(unit) = self.link(field::SPARE)? else {
+            return Ok(None);
+        };
+        let size = self.tag_of_spare(unit)?.size;
+        self.set(field::SPARE, 0);
+        if size == units {
+            return Ok(Some(Carved { unit, size }));
+        }
+        self.release(unit, size)?;
+        Ok(None)
+    }
+
+    #[inline]
+    fn tag_of_spare(&self, unit: Unit) -> Result<Tag, Corrupt> {
+        let tag = self.tag(unit)?;
+        if tag.state != Use::Taken || tag.owner != 0 {
+            return Err(corrupt("owner of the spare block", tag.owner, 0));
+        }
+        Ok(tag)
+    }
+
+    fn give_up_spare(&self) -> Result<(), Corrupt> {
+        // No spare has so many units.
+        self.spare(0).map(drop)
+    }
+
     fn collect_orphans(&self) -> Result<(), Corrupt> {
         self.set(field::ORPHANS, 0);
+        self.set(field::SPARE, 0);
         let mut at = FIRST_BLOCK;
         while at < self.end {
             let unit = self.unit(at)?;

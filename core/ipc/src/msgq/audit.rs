@@ -16,6 +16,7 @@ impl<'a, W: Words> Queue<'a, W> {
         let view = View::new(self.words);
         let (messages, bytes, free) = view.audit_arena()?;
         view.audit_fifo(messages)?;
+        view.audit_spare()?;
         let listed = view.audit_free_lists()?;
         expect("free blocks in lists", listed, free)?;
         expect("messages counted", view.get(field::QNUM), messages)?;
@@ -65,6 +66,15 @@ impl<W: Words> View<'_, W> {
         }
         expect("size of the last block", self.get(field::LAST_SIZE), before)?;
         Ok((messages, bytes, free))
+    }
+
+    fn audit_spare(&self) -> Result<(), Corrupt> {
+        let Some(unit) = self.link(field::SPARE)? else {
+            return Ok(());
+        };
+        let tag = self.tag(unit)?;
+        expect("state of the spare block", tag.state as u32, Use::Taken as u32)?;
+        expect("owner of the spare block", tag.owner, 0)
     }
 
     fn audit_fifo(&self, messages: u32) -> Result<(), Corrupt> {

@@ -21,6 +21,7 @@
 //! 104  u64  the same: 64–107                              L D
 //! 112  u32  first settled slot, 116 u32 last              L D
 //! 120  u32  blocks that nobody owns any more              L D
+//! 124  u32  the spare block                               L D
 //! 128  u64  time of the last send                         L
 //! 136  u64  time of the last receive                      L
 //! 144  u64  last sender: place 16, domain 10, pid 22      L
@@ -66,11 +67,12 @@
 //! | FREE | nothing | a sender | RESERVED, LIVE or TAKEN (part of it: the rest stays FREE) |
 //! | RESERVED | the owner fills it, or waits with it for room | the owner, or whoever makes room | LIVE, TAKEN |
 //! | | | the owner, giving up; the back-end, when the owner is dead | FREE |
-//! | LIVE | a message in the queue | a receiver | FREE (short text, copied already), TAKEN |
+//! | LIVE | a message in the queue | a receiver | TAKEN (by nobody: short text, copied already) |
 //! | TAKEN | received: the owner copies it out | the owner; whoever finds its slot DONE; the back-end, when the owner is dead | FREE |
 //! | SLOTS | further slots | nobody | |
 //!
-//! A RESERVED or TAKEN block whose owner is 0 is an orphan: its owner could not reach the free lists (see `arena`).
+//! A RESERVED or TAKEN block whose owner is 0 is an orphan: its owner could not reach the free lists (see `arena`). One of them may be the *spare*: that of
+//! the last short message received, kept whole for the next one of its size.
 //!
 //! # States of a slot
 //! | state | meaning | who moves it | to |
@@ -122,6 +124,7 @@ pub(super) mod field {
     pub(crate) const FREE_MAP: usize = 96;
     pub(crate) const SETTLED: usize = 112;
     pub(crate) const ORPHANS: usize = 120;
+    pub(crate) const SPARE: usize = 124;
     pub(crate) const STIME: usize = 128;
     pub(crate) const RTIME: usize = 136;
     pub(crate) const LAST_SENDER: usize = 144;

@@ -98,7 +98,7 @@ impl<W: Words> View<'_, W> {
         bytes <= most && u64::from(self.get(field::QNUM)) < most
     }
 
-    /// A block for a message, with its header but without its text. It is still free by its tag, which
+    /// A block for a message, with its header but without its text. It is still free by its tag, or nobody's, which
     /// decides what it becomes; until then no block may be freed, since a neighbour would be merged with it.
     #[inline]
     pub(super) fn draft(&mut self, mtype: i64, len: usize) -> Result<Message, MsgError> {
@@ -107,7 +107,10 @@ impl<W: Words> View<'_, W> {
         };
         let room = match self.reuse(units)? {
             Some(room) => Some(room),
-            None => self.allocate(units)?,
+            None => match self.spare(units)? {
+                Some(room) => Some(room),
+                None => self.allocate(units)?,
+            },
         };
         let Some(Carved { unit, size }) = room else {
             return Err(MsgError::NeedExtent(len));
@@ -130,8 +133,30 @@ impl<W: Words> View<'_, W> {
         self.set64(unit.at(block::SEQUENCE), self.next_sequence());
         self.set_tag(unit, Tag::new(message.size, Use::Live, 0));
         self.count_in(message.len);
+        if self.get(List::FIFO.last()) == 0 {
+            self.make_only(unit);
+            return Ok(());
+        }
         self.push(List::FIFO, unit)?;
         self.index_add(unit, message.mtype)
+    }
+
+    /// The message is the first and last of all, and of its type: what `push` and `index_add` come to in an empty queue.
+    #[inline]
+    fn make_only(&self, unit: Unit) {
+        for at in [
+            block::PREV,
+            block::NEXT,
+            block::SAME_NEXT,
+            block::BELOW,
+            block::ABOVE,
+        ] {
+            self.set(unit.at(at), 0);
+        }
+        self.set(unit.at(block::SAME_LAST), unit.raw());
+        for at in [List::FIFO.first(), List::FIFO.last(), field::ROOT] {
+            self.set(at, unit.raw());
+        }
     }
 
     /// Counts a message that came in.
@@ -148,22 +173,35 @@ impl<W: Words> View<'_, W> {
         self.leave_queue(message)
     }
 
-    /// Takes a message out of the queue and frees its block.
+    /// Takes a message out of the queue; its block is nobody's, and the spare if there is none.
     #[inline]
-    pub(super) fn take_and_free(&self, message: &Message) -> Result<(), Corrupt> {
-        self.set_tag(message.unit, Tag::new(message.size, Use::Free, 0));
-        self.leave_queue(message)?;
-        self.merge(message.unit, message.size)
+    pub(super) fn take_and_keep(&self, message: &Message) -> Result<(), Corrupt> {
+        self.take(message, 0)?;
+        self.keep(message.unit, message.size)
     }
 
     #[inline]
     fn leave_queue(&self, message: &Message) -> Result<(), Corrupt> {
-        self.unlink(List::FIFO, message.unit)?;
-        self.index_remove(message.unit, message.mtype)?;
+        if self.is_only(message.unit) {
+            for at in [List::FIFO.first(), List::FIFO.last(), field::ROOT] {
+                self.set(at, 0);
+            }
+        } else {
+            self.unlink(List::FIFO, message.unit)?;
+            self.index_remove(message.unit, message.mtype)?;
+        }
         self.set(field::QNUM, self.get(field::QNUM).saturating_sub(1));
         let bytes = self.get64(field::CBYTES);
         self.set64(field::CBYTES, bytes.saturating_sub(message.len.into()));
         Ok(())
+    }
+
+    /// Whether the queue has this message and no other.
+    #[inline]
+    fn is_only(&self, unit: Unit) -> bool {
+        [List::FIFO.first(), List::FIFO.last(), field::ROOT]
+            .into_iter()
+            .all(|at| self.get(at) == unit.raw())
     }
 
     /// The message a receiver gets.

@@ -188,7 +188,7 @@ impl<W: Words, D: World> Held<'_, W, D> {
         }
         let step = if into.len().min(message.len as usize) <= SHORT {
             let received = copy_locked(self.words, &message, into)?;
-            self.take_and_free(&message)?;
+            self.take_and_keep(&message)?;
             Step::Done(received)
         } else {
             self.take(&message, self.me.client)?;

@@ -137,6 +137,7 @@ impl<W: Words> View<'_, W> {
             field::SLOT_BLOCKS,
             field::QNUM,
             field::ORPHANS,
+            field::SPARE,
         ] {
             self.set(at, 0);
         }

@@ -67,6 +67,23 @@ fn except_is_the_first_of_another_type_and_only_for_positive_types() {
 }
 
 #[test]
+fn the_block_kept_for_the_next_message_is_given_up_when_room_is_lacking() {
+    let heap = queue_memory(16384);
+    let one = Player::new(2);
+    // All of the arena but the header of the one block that it then is.
+    let all = Queue::<Heap>::BYTES - 1664 - 64;
+    for len in [64, 100, 64, all, 1000, all] {
+        for _ in 0..3 {
+            let text = vec![len as u8; len];
+            try_send(&heap, &one, 1, &text).unwrap();
+            audit(&heap);
+            assert_eq!(next(&heap), Some((1, text)));
+            audit(&heap);
+        }
+    }
+}
+
+#[test]
 fn zero_length_is_fine_and_counts_as_a_message() {
     let heap = queue_memory(16384);
     send(&heap, &Player::new(2), 1, &[]).unwrap();
