@@ -54,6 +54,8 @@ pub(crate) struct State {
     said_no_daemon: bool,
     /// A connection was given up: the daemon found next may be another one, with other constructs under the same ids.
     gave_up: bool,
+    /// How many clients this process and those it was forked from have been: what was given to an earlier one is not this one's.
+    pub(crate) clients: u64,
     /// How often that was so: memory mapped before is not taken for what the daemon gives now.
     pub(crate) connections_lost: u32,
 }
@@ -89,13 +91,14 @@ impl State {
             childs_mappings: Vec::new(),
             said_no_daemon: false,
             gave_up: false,
+            clients: 1,
             connections_lost: 0,
         }
     }
 
     /// Gives the calling thread its number and, where sleepers need one, its wait page entry.
     pub(crate) fn set_up_thread(&mut self, thread: &Thread) {
-        thread.set_up(&mut self.numbers);
+        thread.set_up(&mut self.numbers, self.clients);
         crate::ending::watch();
     }
 
@@ -145,6 +148,7 @@ impl State {
         let made = gone_on.unwrap_or_else(|| {
             if std::mem::take(&mut self.gave_up) {
                 self.connections_lost += 1;
+                lapse(&mut self.clients, &mut self.tickets, &mut self.bells);
                 process::next_epoch();
             }
             Connection::open(settings, user)
@@ -298,13 +302,17 @@ impl State {
         Ok(())
     }
 
+    /// What a daemon gave to the client that this process was is not its any more.
+    fn is_another_client(&mut self) {
+        lapse(&mut self.clients, &mut self.tickets, &mut self.bells);
+    }
+
     /// The process was forked without our knowledge (`_Fork`, clone).
     pub(crate) fn forked(&mut self) {
         thread::current().undo.set(0);
         crate::debug!("forked without handlers: connecting anew");
         self.connection = None;
-        self.tickets.clear();
-        self.bells.clear();
+        self.is_another_client();
         self.segments.forked();
         self.leave_to_parent();
         thread::forget_others(thread::current().number());
@@ -351,8 +359,7 @@ impl State {
         let own = thread::current().number();
         thread::forget_others(own);
         let parents = self.connection.take();
-        self.tickets.clear();
-        self.bells.clear();
+        self.is_another_client();
         if let Some(settings) = &mut self.settings {
             settings.ward.forked();
         }
@@ -363,6 +370,13 @@ impl State {
         }
         drop(parents);
     }
+}
+
+/// The process is another client from now on, to which nothing was given yet.
+fn lapse(clients: &mut u64, tickets: &mut Vec<u32>, bells: &mut Vec<bell::Spare>) {
+    *clients += 1;
+    tickets.clear();
+    bells.clear();
 }
 
 /// How many threads the process has, as far as it matters.

@@ -25,7 +25,8 @@ pub(crate) fn watch() {
 
 unsafe extern "C" fn ended(_: *mut c_void) {
     let thread = thread::current();
-    if thread.ready() {
+    // Also where the process has become another user since the thread last did anything.
+    if thread.number() != 0 {
         let mut state = process::lock();
         if thread.undo.get() != 0 {
             // What it did with SEM_UNDO since it left the process's list is undone now.

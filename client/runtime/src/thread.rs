@@ -34,6 +34,8 @@ static HIGHEST: AtomicU32 = AtomicU32::new(1);
 pub(crate) struct Thread {
     /// Epoch of the process this was set up in; 0 before.
     epoch: Cell<u64>,
+    /// As which client its ticket, its bell and its undo list were given: see [`State::clients`](crate::control::State).
+    client: Cell<u64>,
     number: Cell<u16>,
     /// Wait page entry, 0 if there is none.
     pub(crate) ticket: Cell<u32>,
@@ -71,6 +73,7 @@ thread_local! {
     static THREAD: Thread = const {
         Thread {
             epoch: Cell::new(0),
+            client: Cell::new(0),
             number: Cell::new(0),
             ticket: Cell::new(0),
             undo: Cell::new(0),
@@ -105,8 +108,9 @@ impl Thread {
         self.number.get()
     }
 
-    /// Gives the thread its number, or after a fork says that it still has it. With the control lock held.
-    pub(crate) fn set_up(&self, free: &mut Vec<u16>) {
+    /// Gives the thread its number, or after a fork says that it still has it. What the daemon gave it, it keeps unless the process is another client now: the
+    /// `clients`th. With the control lock held.
+    pub(crate) fn set_up(&self, free: &mut Vec<u16>, clients: u64) {
         if self.number.get() == 0 {
             let number = free.pop().unwrap_or_else(|| {
                 let next = HIGHEST.load(Ordering::Relaxed).min(MOST as u32 - 1);
@@ -115,8 +119,11 @@ impl Thread {
             });
             self.number.set(number);
         }
-        self.ticket.set(0);
-        self.bell.take();
+        if self.client.replace(clients) != clients {
+            self.ticket.set(0);
+            self.bell.take();
+            self.undo.set(0);
+        }
         self.place_good_for.set(0);
         self.epoch.set(process::epoch());
     }
@@ -209,5 +216,46 @@ impl Drop for Section {
     #[inline(always)]
     fn drop(&mut self) {
         self.0.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_thread_keeps_what_it_was_given_until_the_process_is_another_client() {
+        let kept = std::thread::spawn(|| {
+            let (thread, mut numbers) = (current(), Vec::new());
+            thread.set_up(&mut numbers, 1);
+            thread.ticket.set(7);
+            thread.undo.set(9);
+            // The process became another user, which the same client asks for.
+            thread.set_up(&mut numbers, 1);
+            let user = (thread.ticket.get(), thread.undo.get());
+            // A daemon without memory of it, or a fork.
+            thread.set_up(&mut numbers, 2);
+            let client = (thread.ticket.get(), thread.undo.get());
+            thread.epoch.set(0);
+            thread.number.set(0);
+            (user, client)
+        });
+        assert_eq!(kept.join().unwrap(), ((7, 9), (0, 0)));
+    }
+
+    #[test]
+    fn numbers_of_threads_that_ended_are_used_again_whoever_the_process_was_meanwhile() {
+        let numbers: BTreeSet<u16> = (0..100)
+            .map(|_| {
+                let thread = std::thread::spawn(|| {
+                    drop(process::lock());
+                    process::next_epoch();
+                    current().number()
+                });
+                thread.join().unwrap()
+            })
+            .collect();
+        assert!(numbers.len() < 50, "{numbers:?}");
     }
 }
