@@ -14,7 +14,7 @@ const USAGE: &str = "\
 usage: cargo xtask <task>
 
   test [--quick]    every rung of the test ladder in its short setting (--quick: without second kernels)
-  rules [PART-OF-A-NAME] [PLACE…]   the System V rules, at kernel, host, containers, uml and qemu if no place is named: a table, rule by rule
+  rules [PART-OF-A-NAME] [PLACE…]   the System V rules, at kernel, host, strict, containers, uml and qemu if no place is named: a table, rule by rule
   soak [--minutes N] [--seed N]   everything at once with random kills, models checking every result; 10 minutes if nothing is said
   demo [ARGS…]      builds what `vshmem demo` needs and runs it
   lint              format and clippy only

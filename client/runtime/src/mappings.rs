@@ -40,6 +40,65 @@ pub(crate) fn gone(state: &mut Locked, at: usize, bytes: usize) {
     tell(state, &changes);
 }
 
+/// A call that changes what is mapped where.
+#[derive(Debug, Clone, Copy)]
+pub enum Remapping {
+    /// munmap(2), and mmap(2) with MAP_FIXED: nothing of what was there is so any more.
+    Gone {
+        /// From where.
+        at: usize,
+        /// How much.
+        bytes: usize,
+    },
+    /// mprotect(2).
+    Protected {
+        /// From where.
+        at: usize,
+        /// How much.
+        bytes: usize,
+        /// PROT_READ and its like.
+        protection: i32,
+    },
+    /// mremap(2), whose result is the new address.
+    Moved {
+        /// From where.
+        old: usize,
+        /// How much; 0: it stays there, too.
+        old_bytes: usize,
+        /// How much it is to be.
+        new_bytes: usize,
+        /// MREMAP_DONTUNMAP and its like.
+        flags: i32,
+    },
+}
+
+/// It has been done, and gave this.
+pub(crate) fn done(state: &mut Locked, remapping: Remapping, result: usize) {
+    match remapping {
+        Remapping::Gone { at, bytes } => gone(state, at, bytes),
+        Remapping::Protected {
+            at,
+            bytes,
+            protection,
+        } => {
+            let end = at.saturating_add(pages(bytes));
+            let changes = state.segments.protected(at, end, protection);
+            tell(state, &changes);
+        }
+        Remapping::Moved {
+            old,
+            old_bytes,
+            new_bytes,
+            flags,
+        } => {
+            let kept = old_bytes == 0 || flags & libc::MREMAP_DONTUNMAP != 0;
+            let (old_bytes, new_bytes) = (pages(old_bytes), pages(new_bytes));
+            let changes = state.segments.moved(old, old_bytes, result, new_bytes, kept);
+            tell(state, &changes);
+        }
+    }
+}
+
 /// Makes the call; gives what the kernel gives.
 ///
 /// # Safety
@@ -59,13 +118,9 @@ fn failed(result: isize) -> bool {
 /// # Safety
 /// As for munmap(2).
 pub unsafe fn munmap(at: usize, bytes: usize) -> isize {
-    let mut state = process::lock();
+    let remapping = Remapping::Gone { at, bytes };
     // SAFETY: promised by the caller.
-    let result = unsafe { call(libc::SYS_munmap, [at, bytes, 0, 0, 0, 0]) };
-    if !failed(result) {
-        gone(&mut state, at, bytes);
-    }
-    result
+    unsafe { make(remapping, libc::SYS_munmap, [at, bytes, 0, 0, 0, 0]) }
 }
 
 /// mmap(2) with MAP_FIXED, with all its arguments.
@@ -73,13 +128,9 @@ pub unsafe fn munmap(at: usize, bytes: usize) -> isize {
 /// # Safety
 /// As for mmap(2).
 pub unsafe fn mmap(arguments: [usize; 6]) -> isize {
-    let mut state = process::lock();
+    let [at, bytes, ..] = arguments;
     // SAFETY: promised by the caller.
-    let result = unsafe { call(libc::SYS_mmap, arguments) };
-    if !failed(result) {
-        gone(&mut state, result as usize, arguments[1]);
-    }
-    result
+    unsafe { make(Remapping::Gone { at, bytes }, libc::SYS_mmap, arguments) }
 }
 
 /// mprotect(2).
@@ -87,15 +138,14 @@ pub unsafe fn mmap(arguments: [usize; 6]) -> isize {
 /// # Safety
 /// As for mprotect(2).
 pub unsafe fn mprotect(at: usize, bytes: usize, protection: i32) -> isize {
-    let mut state = process::lock();
+    let remapping = Remapping::Protected {
+        at,
+        bytes,
+        protection,
+    };
+    let arguments = [at, bytes, protection as usize, 0, 0, 0];
     // SAFETY: promised by the caller.
-    let result = unsafe { call(libc::SYS_mprotect, [at, bytes, protection as usize, 0, 0, 0]) };
-    if !failed(result) {
-        let end = at.saturating_add(pages(bytes));
-        let changes = state.segments.protected(at, end, protection);
-        tell(&mut state, &changes);
-    }
-    result
+    unsafe { make(remapping, libc::SYS_mprotect, arguments) }
 }
 
 /// mremap(2).
@@ -103,21 +153,25 @@ pub unsafe fn mprotect(at: usize, bytes: usize, protection: i32) -> isize {
 /// # Safety
 /// As for mremap(2).
 pub unsafe fn mremap(old: usize, old_bytes: usize, new_bytes: usize, flags: i32, new: usize) -> isize {
+    let remapping = Remapping::Moved {
+        old,
+        old_bytes,
+        new_bytes,
+        flags,
+    };
+    let arguments = [old, old_bytes, new_bytes, flags as usize, new, 0];
+    // SAFETY: promised by the caller.
+    unsafe { make(remapping, libc::SYS_mremap, arguments) }
+}
+
+/// # Safety
+/// The program asked for it.
+unsafe fn make(remapping: Remapping, number: libc::c_long, arguments: [usize; 6]) -> isize {
     let mut state = process::lock();
     // SAFETY: promised by the caller.
-    let result = unsafe {
-        call(
-            libc::SYS_mremap,
-            [old, old_bytes, new_bytes, flags as usize, new, 0],
-        )
-    };
+    let result = unsafe { call(number, arguments) };
     if !failed(result) {
-        let kept = old_bytes == 0 || flags & libc::MREMAP_DONTUNMAP != 0;
-        let (old_bytes, new_bytes) = (pages(old_bytes), pages(new_bytes));
-        let changes = state
-            .segments
-            .moved(old, old_bytes, result as usize, new_bytes, kept);
-        tell(&mut state, &changes);
+        done(&mut state, remapping, result as usize);
     }
     result
 }

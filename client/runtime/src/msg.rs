@@ -95,17 +95,24 @@ impl Runtime {
         msgtyp: i64,
         flags: i32,
     ) -> Result<Received> {
-        if id < 0 || flags as u32 & MSG_EXCEPT != 0 || flags & libc::IPC_NOWAIT == 0 {
-            return Err(Errno::EINVAL);
-        }
+        copy_may_be_asked(id, flags)?;
         user::readable(whole.first(longest()))?;
-        // Linux cuts no copy: with MSG_NOERROR, one that does not fit has another error, that is all.
-        let cut = flags as u32 & MSG_NOERROR;
-        let received = self.receive_and_write(id, into, msgtyp, flags & !(cut as i32));
-        received.map_err(|errno| match errno {
-            Errno::E2BIG if cut != 0 => Errno::EINVAL,
-            other => other,
-        })
+        uncut(flags, |flags| self.receive_and_write(id, into, msgtyp, flags))
+    }
+
+    /// msgrcv(2) with MSG_COPY into `into`. `readable` looks whether so many bytes can be read where the message is to go in the end.
+    #[cold]
+    pub fn msgrcv_copy_into(
+        &self,
+        id: i32,
+        into: &mut [u8],
+        msgtyp: i64,
+        flags: i32,
+        readable: impl FnOnce(usize) -> Result<()>,
+    ) -> Result<Received> {
+        copy_may_be_asked(id, flags)?;
+        readable(longest())?;
+        uncut(flags, |flags| self.msgrcv(id, into, msgtyp, flags))
     }
 
     #[cold]
@@ -116,6 +123,23 @@ impl Runtime {
         user::access(|| into.write(text))?;
         Ok(received)
     }
+}
+
+/// What is wrong with the arguments of a msgrcv(2) with MSG_COPY is so before anything is read.
+fn copy_may_be_asked(id: i32, flags: i32) -> Result<()> {
+    if id < 0 || flags as u32 & MSG_EXCEPT != 0 || flags & libc::IPC_NOWAIT == 0 {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// Linux cuts no copy: with MSG_NOERROR, one that does not fit has another error, that is all.
+fn uncut(flags: i32, receive: impl FnOnce(i32) -> Result<Received>) -> Result<Received> {
+    let cut = flags as u32 & MSG_NOERROR;
+    receive(flags & !(cut as i32)).map_err(|errno| match errno {
+        Errno::E2BIG if cut != 0 => Errno::EINVAL,
+        other => other,
+    })
 }
 
 /// No message is longer. Memory that is not written costs nothing.

@@ -221,6 +221,11 @@ impl Pieces {
         all.into_values().collect()
     }
 
+    /// Where pieces lie: first address, and behind the last.
+    pub(crate) fn ranges(&self) -> Vec<(usize, usize)> {
+        self.list.iter().map(|piece| (piece.at, piece.end())).collect()
+    }
+
     /// Whether a segment is there.
     pub(crate) fn shows(&self, at: usize) -> bool {
         self.list

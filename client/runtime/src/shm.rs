@@ -158,6 +158,11 @@ impl Runtime {
     /// SHM_LOCK, SHM_UNLOCK.
     pub fn shm_lock(&self, id: i32, on: bool) -> Result<()> {
         let most = rustix::process::getrlimit(Resource::Memlock).current;
+        self.shm_lock_within(id, on, most)
+    }
+
+    /// The same with a limit of locked memory that is another process's. `None`: there is none.
+    pub fn shm_lock_within(&self, id: i32, on: bool, most: Option<u64>) -> Result<()> {
         self.ask_done(&Request::Lock { id, on, most })
     }
 }
@@ -172,17 +177,7 @@ fn fits(state: &mut process::Locked, id: i32, place: Place) -> Result<()> {
     if !doubtful {
         return Ok(());
     }
-    let which = vshmem_wire::request::Which::Id(id);
-    let asked = state.ask(&Request::Stat {
-        kind: Kind::Shm,
-        which,
-    });
-    // Whatever else is wrong with it, attaching says so.
-    let Ok(Reply::Stat(Stat {
-        body: StatBody::Shm { segsz, .. },
-        ..
-    })) = asked
-    else {
+    let Some(segsz) = size_of_segment(state, id) else {
         return Ok(());
     };
     let bytes = usize::try_from(segsz).map_err(|_| Errno::ENOMEM)?;
@@ -198,6 +193,22 @@ fn fits(state: &mut process::Locked, id: i32, place: Place) -> Result<()> {
     // SAFETY: our reservation, which nobody knows of.
     unsafe { map::release(at, whole) };
     Ok(())
+}
+
+/// Bytes of a segment. `None`: something is wrong with it, and attaching says what.
+pub(crate) fn size_of_segment(state: &mut process::Locked, id: i32) -> Option<u64> {
+    let which = vshmem_wire::request::Which::Id(id);
+    let asked = state.ask(&Request::Stat {
+        kind: Kind::Shm,
+        which,
+    });
+    match asked {
+        Ok(Reply::Stat(Stat {
+            body: StatBody::Shm { segsz, .. },
+            ..
+        })) => Some(segsz),
+        _ => None,
+    }
 }
 
 /// A segment's descriptor was sent and did not arrive.

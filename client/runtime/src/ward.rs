@@ -64,6 +64,22 @@ pub struct Counted {
     pub bytes: usize,
 }
 
+/// Who can do in the ward's memory what only its own threads can. The calling thread is kept from going on until the daemon knows of what was done.
+pub trait Hands {
+    /// Whether it is in doubt that a segment can be mapped where it is to go: then [`Hands::fits`] is asked before anything shows.
+    fn is_doubtful(&self) -> bool;
+    /// Whether a segment of so many bytes can be mapped there.
+    fn fits(&self, segsz: u64) -> Result<()>;
+    /// Puts a segment into the ward's memory; gives where.
+    fn map(&self, counted: &Counted) -> Result<usize>;
+    /// Takes what lies there (address, bytes) out of it.
+    fn unmap(&self, ranges: &[(usize, usize)]) -> Result<()>;
+    /// Has the thread make the call that it asked for.
+    fn call(&self) -> Result<usize>;
+    /// The thread may go on. Segments now lie there: first address, and behind the last.
+    fn release(&self, ranges: Vec<(usize, usize)>);
+}
+
 impl Runtime {
     /// From now on this process stands in for the one that `pidfd` is for.
     pub fn stand_in_for(&self, pidfd: OwnedFd) {
@@ -93,16 +109,16 @@ impl Runtime {
         }
     }
 
-    /// shmat(2) for the ward: `map` puts the segment into the ward's memory and says where. What another one covers there is no longer attached.
-    pub fn shmat_in_ward(
-        &self,
-        id: i32,
-        flags: i32,
-        map: impl FnOnce(&Counted) -> Result<usize>,
-    ) -> Result<usize> {
+    /// shmat(2) for the ward. What another segment covers there is no longer attached.
+    pub fn shmat_in_ward(&self, id: i32, flags: i32, hands: &dyn Hands) -> Result<usize> {
         let read_only = flags & libc::SHM_RDONLY != 0;
         let exec = flags & libc::SHM_EXEC != 0;
         let mut state = process::lock();
+        if hands.is_doubtful()
+            && let Some(segsz) = crate::shm::size_of_segment(&mut state, id)
+        {
+            hands.fits(segsz)?;
+        }
         let request = Request::ShmAttach { id, read_only, exec };
         let (reply, descriptors) = state.request(&request, &[]).map_err(|f| Errno(f.errno))?;
         let Reply::Attached { memory, segsz } = reply else {
@@ -115,32 +131,55 @@ impl Runtime {
             .and_then(|from| {
                 let (memory, bytes) = crate::shm::needed(memory, segsz)?;
                 let counted = Counted { memory, from, bytes };
-                map(&counted).map(|at| (at, bytes))
+                hands.map(&counted).map(|at| (at, bytes))
             });
-        match made {
+        let result = match made {
             Ok((at, bytes)) => {
                 if flags & libc::SHM_REMAP != 0 {
                     mappings::gone(&mut state, at, bytes);
                 }
-                // What a ward does to a part of it is not noticed.
-                state.segments.attached(at, bytes, 0, segsz as usize, id);
+                let mut protection = libc::PROT_READ;
+                protection |= if read_only { 0 } else { libc::PROT_WRITE };
+                protection |= if exec { libc::PROT_EXEC } else { 0 };
+                state.segments.attached(at, bytes, protection, segsz as usize, id);
                 Ok(at)
             }
             Err(errno) => {
                 let _ = state.ask(&Request::ShmDetach { id });
                 Err(errno)
             }
-        }
+        };
+        hands.release(state.segments.ranges());
+        result
     }
 
-    /// shmdt(2) for the ward: `unmap` takes so many bytes from the address on out of the ward's memory.
-    pub fn shmdt_in_ward(&self, address: usize, unmap: impl FnOnce(usize) -> Result<()>) -> Result<()> {
+    /// shmdt(2) for the ward. `false`: no segment of Vshmem is attached there.
+    pub fn shmdt_in_ward(&self, address: usize, hands: &dyn Hands) -> Result<bool> {
         let mut state = process::lock();
         let pieces = state.segments.attachment(address);
-        let first = pieces.first().ok_or(Errno::EINVAL)?;
-        unmap(first.bytes)?;
-        mappings::gone(&mut state, first.at, first.bytes);
-        Ok(())
+        if pieces.is_empty() {
+            return Ok(false);
+        }
+        let ranges: Vec<_> = pieces.iter().map(|piece| (piece.at, piece.bytes)).collect();
+        let result = hands.unmap(&ranges);
+        if result.is_ok() {
+            for (at, bytes) in ranges {
+                mappings::gone(&mut state, at, bytes);
+            }
+        }
+        hands.release(state.segments.ranges());
+        result.map(|()| true)
+    }
+
+    /// A call by which the ward may cut, move or protect what it has attached.
+    pub fn remap_in_ward(&self, remapping: mappings::Remapping, hands: &dyn Hands) -> Result<usize> {
+        let mut state = process::lock();
+        let result = hands.call();
+        if let Ok(result) = result {
+            mappings::done(&mut state, remapping, result);
+        }
+        hands.release(state.segments.ranges());
+        result
     }
 
     /// The ward executes another program: nothing is attached any more.

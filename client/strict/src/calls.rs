@@ -1,20 +1,29 @@
 //! The twelve calls, made by a stand-in with the arguments and the memory of the one it stands in for.
 
 use crate::errand::{self, Errand, Outcome, Place};
+use crate::filter;
 use crate::memory;
 use crate::notice::Notice;
 use rustix::fd::{AsFd, BorrowedFd};
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::time::Duration;
 use vshmem_abi::{layouts, msg, sem, shm};
-use vshmem_runtime::sysv::SEMOPM;
-use vshmem_runtime::ward::Counted;
+use vshmem_runtime::mappings::Remapping;
+use vshmem_runtime::sysv::{MSG_COPY, SEMOPM};
+use vshmem_runtime::ward::{Counted, Hands};
 use vshmem_runtime::{Errno, Result, Runtime, SemBuf};
 
 const PAGE: usize = 4096;
+/// The limit's name in /proc.
+const ADDRESS_SPACE: &str = "Max address space";
+/// No program has addresses from here on.
+const HIGHEST: u64 = (1 << 47) - PAGE as u64;
 /// A buffer that is long enough for any message but where the limit allows for more.
 const LONG: usize = 1 << 20;
 /// What `*_STAT`, `*_INFO` and `*_STAT_ANY` are, beyond the commands that libc names.
+const SHM_LOCK: i32 = 11;
+const SHM_UNLOCK: i32 = 12;
 const SHM_STAT: i32 = 13;
 const SHM_INFO: i32 = 14;
 const SHM_STAT_ANY: i32 = 15;
@@ -27,15 +36,19 @@ const MSG_STAT: i32 = 11;
 const MSG_INFO: i32 = 12;
 const MSG_STAT_ANY: i32 = 13;
 
-/// Makes a call. `None`: the supervisor has answered it.
-pub(crate) fn make(notice: &Notice, errands: BorrowedFd<'_>) -> Option<std::result::Result<i64, i32>> {
+/// Makes a call. `None`: the supervisor has answered it, or `kernel`, which lets it go there.
+pub(crate) fn make(
+    notice: &Notice,
+    errands: BorrowedFd<'_>,
+    kernel: impl FnOnce(),
+) -> Option<std::result::Result<i64, i32>> {
     let runtime = Runtime::global();
     let n = notice;
     let int = |result: Result<i32>| result.map(i64::from);
     let result = match i64::from(n.number) {
         libc::SYS_shmget => int(runtime.shmget(n.int(0), n.word(1), n.int(2))),
         libc::SYS_shmat => return shmat(n, errands),
-        libc::SYS_shmdt => return shmdt(n, errands),
+        libc::SYS_shmdt => return shmdt(n, errands, kernel),
         libc::SYS_shmctl => int(shmctl(n)),
         libc::SYS_semget => int(runtime.semget(n.int(0), n.int(1), n.int(2))),
         libc::SYS_semop => semop(n, None),
@@ -45,6 +58,10 @@ pub(crate) fn make(notice: &Notice, errands: BorrowedFd<'_>) -> Option<std::resu
         libc::SYS_msgsnd => msgsnd(n),
         libc::SYS_msgrcv => msgrcv(n),
         libc::SYS_msgctl => int(msgctl(n)),
+        number if filter::REMAP.contains(&number) => {
+            remap(n, errands);
+            return None;
+        }
         _ => Err(Errno::ENOSYS),
     };
     Some(result.map_err(|errno| errno.0))
@@ -107,7 +124,7 @@ fn semctl(n: &Notice) -> Result<i32> {
     let whole = size_of::<layouts::SemidDs>();
     match command {
         GETALL | SETALL => {
-            let count = Runtime::global().sem_count(id)? as usize;
+            let count = Runtime::global().sem_count_for(id, command == SETALL)? as usize;
             let mut bytes = vec![0; count * 2];
             if command == SETALL {
                 read(n, n.word(3), &mut bytes)?;
@@ -175,9 +192,16 @@ fn msgrcv(n: &Notice) -> Result<i64> {
         return Err(Errno::EINVAL);
     }
     // Messages may be longer than they might now be, if the limit was lowered.
-    let most = Runtime::global().longest_message()?.max(LONG);
-    let mut message = vec![0; 8 + bytes.min(most)];
-    let received = Runtime::global().msgrcv(id, &mut message[8..], n.arguments[3] as i64, n.int(4))?;
+    let longest = Runtime::global().longest_message()?;
+    let mut message = vec![0; 8 + bytes.min(longest.max(LONG))];
+    let (msgtyp, flags) = (n.arguments[3] as i64, n.int(4));
+    let received = if flags as u32 & MSG_COPY == 0 {
+        Runtime::global().msgrcv(id, &mut message[8..], msgtyp, flags)?
+    } else {
+        // As with the kernel, what is there is read first.
+        let readable = |longest: usize| read(n, at, &mut vec![0; bytes.min(longest)]);
+        Runtime::global().msgrcv_copy_into(id, &mut message[8..], msgtyp, flags, readable)?
+    };
     message[..8].copy_from_slice(&received.mtype.to_le_bytes());
     // As with the kernel, a message that cannot be written to where the program wants it is lost.
     write(n, at, &message[..8 + received.len])?;
@@ -207,6 +231,11 @@ fn shmctl(n: &Notice) -> Result<i32> {
         libc::IPC_STAT | SHM_STAT | SHM_STAT_ANY => with_structure(n, 2, 0, whole, control),
         libc::IPC_INFO => with_structure(n, 2, 0, size_of::<layouts::Shminfo>(), control),
         SHM_INFO => with_structure(n, 2, 0, size_of::<layouts::ShmInfo>(), control),
+        SHM_LOCK | SHM_UNLOCK => {
+            let most = memory::limit(n.thread, "Max locked memory");
+            let on = command == SHM_LOCK;
+            Runtime::global().shm_lock_within(id, on, most).map(|()| 0)
+        }
         _ => control(n.word(2) as *mut c_void),
     }
 }
@@ -235,10 +264,62 @@ fn run(errands: BorrowedFd<'_>, errand: &Errand, descriptors: &[BorrowedFd<'_>])
     }
 }
 
-fn shmat(n: &Notice, errands: BorrowedFd<'_>) -> Option<std::result::Result<i64, i32>> {
-    let (id, flags) = (n.int(0), n.int(2));
-    let mut answered = false;
-    let mut map = |counted: &Counted, place| {
+/// The supervisor, which holds the calling thread and has it do what is asked for. The call is thereby answered.
+struct Supervisor<'a> {
+    notice: &'a Notice,
+    errands: BorrowedFd<'a>,
+    place: Place,
+    answered: Cell<bool>,
+}
+
+impl<'a> Supervisor<'a> {
+    fn of(notice: &'a Notice, errands: BorrowedFd<'a>, place: Place) -> Supervisor<'a> {
+        Supervisor {
+            notice,
+            errands,
+            place,
+            answered: Cell::new(false),
+        }
+    }
+
+    fn run(&self, errand: &Errand, descriptors: &[BorrowedFd<'_>]) -> Result<usize> {
+        self.answered.set(true);
+        let outcome = run(self.errands, errand, descriptors);
+        outcome.map(|value| value as usize).map_err(Errno)
+    }
+}
+
+impl Hands for Supervisor<'_> {
+    fn is_doubtful(&self) -> bool {
+        match self.place {
+            Place::Any => memory::limit(self.notice.thread, ADDRESS_SPACE).is_some(),
+            Place::Free(_) => true,
+            Place::Over(_) => false,
+        }
+    }
+
+    fn fits(&self, segsz: u64) -> Result<()> {
+        let page = PAGE as u64;
+        let whole = segsz.max(1).checked_next_multiple_of(page).ok_or(Errno::ENOMEM)?;
+        if let Place::Free(at) = self.place {
+            at.checked_add(segsz).ok_or(Errno::EINVAL)?;
+            let after = at.checked_add(whole).ok_or(Errno::ENOMEM)?;
+            if memory::is_mapped(self.notice.thread, at, after) {
+                return Err(Errno::EINVAL);
+            }
+            if after > HIGHEST {
+                return Err(Errno::ENOMEM);
+            }
+        }
+        let most = memory::limit(self.notice.thread, ADDRESS_SPACE).unwrap_or(u64::MAX);
+        if memory::address_space(self.notice.thread).saturating_add(whole) > most {
+            return Err(Errno::ENOMEM);
+        }
+        Ok(())
+    }
+
+    fn map(&self, counted: &Counted) -> Result<usize> {
+        let flags = self.notice.int(2);
         let mut protection = libc::PROT_READ;
         if flags & libc::SHM_RDONLY == 0 {
             protection |= libc::PROT_WRITE;
@@ -247,36 +328,88 @@ fn shmat(n: &Notice, errands: BorrowedFd<'_>) -> Option<std::result::Result<i64,
             protection |= libc::PROT_EXEC;
         }
         let errand = Errand::Attach {
-            notice: *n,
-            place,
+            notice: *self.notice,
+            place: self.place,
             protection: protection as u64,
             bytes: counted.bytes as u64,
             page: counted.memory.page(),
             window: counted.memory.window,
             extents: counted.memory.extents.clone(),
         };
-        answered = true;
-        let outcome = run(errands, &errand, &[counted.from.as_fd()]);
-        outcome.map(|at| at as usize).map_err(Errno)
-    };
-    let result = place(n.word(1), flags)
-        .and_then(|place| Runtime::global().shmat_in_ward(id, flags, |counted| map(counted, place)));
-    (!answered).then(|| result.map(|at| at as i64).map_err(|errno| errno.0))
+        self.run(&errand, &[counted.from.as_fd()])
+    }
+
+    fn unmap(&self, ranges: &[(usize, usize)]) -> Result<()> {
+        let errand = Errand::Unmap {
+            notice: *self.notice,
+            ranges: wide(ranges),
+        };
+        self.run(&errand, &[]).map(drop)
+    }
+
+    fn call(&self) -> Result<usize> {
+        let errand = Errand::Call { notice: *self.notice };
+        self.run(&errand, &[])
+    }
+
+    fn release(&self, ranges: Vec<(usize, usize)>) {
+        if self.answered.get() {
+            let attached = wide(&ranges);
+            // Without it the supervisor is gone, and so are we.
+            let _ = errand::send(self.errands, &Errand::Release { attached }, &[]);
+        }
+    }
 }
 
-fn shmdt(n: &Notice, errands: BorrowedFd<'_>) -> Option<std::result::Result<i64, i32>> {
-    let mut answered = false;
-    let unmap = |bytes: usize| {
-        answered = true;
-        let errand = Errand::Detach {
-            notice: *n,
-            address: n.arguments[0],
-            bytes: bytes as u64,
-        };
-        run(errands, &errand, &[]).map(drop).map_err(Errno)
+fn wide(ranges: &[(usize, usize)]) -> Vec<(u64, u64)> {
+    ranges.iter().map(|&(a, b)| (a as u64, b as u64)).collect()
+}
+
+fn shmat(n: &Notice, errands: BorrowedFd<'_>) -> Option<std::result::Result<i64, i32>> {
+    let (id, flags) = (n.int(0), n.int(2));
+    let place = match place(n.word(1), flags) {
+        Ok(place) => place,
+        Err(errno) => return Some(Err(errno.0)),
     };
-    let result = Runtime::global().shmdt_in_ward(n.word(0), unmap);
-    (!answered).then(|| result.map(|()| 0).map_err(|errno| errno.0))
+    let hands = Supervisor::of(n, errands, place);
+    let result = Runtime::global().shmat_in_ward(id, flags, &hands);
+    (!hands.answered.get()).then(|| result.map(|at| at as i64).map_err(|errno| errno.0))
+}
+
+/// What is not attached of Vshmem's may be so of the kernel's.
+fn shmdt(
+    n: &Notice,
+    errands: BorrowedFd<'_>,
+    kernel: impl FnOnce(),
+) -> Option<std::result::Result<i64, i32>> {
+    let hands = Supervisor::of(n, errands, Place::Any);
+    match Runtime::global().shmdt_in_ward(n.word(0), &hands) {
+        Ok(false) => kernel(),
+        Err(errno) if !hands.answered.get() => return Some(Err(errno.0)),
+        _ => {}
+    }
+    None
+}
+
+/// A call that may cut, move or protect parts of segments.
+fn remap(n: &Notice, errands: BorrowedFd<'_>) {
+    let (at, bytes) = (n.word(0), n.word(1));
+    let remapping = match i64::from(n.number) {
+        libc::SYS_mprotect => Remapping::Protected {
+            at,
+            bytes,
+            protection: n.int(2),
+        },
+        libc::SYS_mremap => Remapping::Moved {
+            old: at,
+            old_bytes: bytes,
+            new_bytes: n.word(2),
+            flags: n.int(3),
+        },
+        _ => Remapping::Gone { at, bytes },
+    };
+    let hands = Supervisor::of(n, errands, Place::Any);
+    let _ = Runtime::global().remap_in_ward(remapping, &hands);
 }
 
 #[cfg(test)]

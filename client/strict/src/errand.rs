@@ -60,14 +60,22 @@ pub(crate) enum Errand {
         /// What to map of it, one after another.
         extents: Vec<Extent>,
     },
-    /// Have the thread unmap a segment.
-    Detach {
+    /// Have the thread unmap what lies there: address, bytes.
+    Unmap {
         /// The call that is thereby answered.
         notice: Notice,
-        /// From where.
-        address: u64,
         /// Whole pages.
-        bytes: u64,
+        ranges: Vec<(u64, u64)>,
+    },
+    /// Have the thread make the call that it asked for, of the kernel.
+    Call {
+        /// The call that is thereby answered.
+        notice: Notice,
+    },
+    /// The daemon knows of what the thread was had to do: it may go on. There is no answer.
+    Release {
+        /// Where segments now lie: first address, and behind the last.
+        attached: Vec<(u64, u64)>,
     },
     /// What was ordered is done. Beside it: the pidfd of the child's stand-in, if there is one.
     Done,

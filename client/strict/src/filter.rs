@@ -1,14 +1,22 @@
 //! The seccomp filter: which system calls the supervisor hears of, and putting it on.
 //!
 //! Everything else, and whatever carries the supervisor's pass, goes on as if there were no filter. The pass is a random number in the sixth
-//! argument, which none of these calls uses: with it the supervisor has a program make a call that must reach the kernel. It keeps honest programs
-//! honest; it is no fence against a program that wants the kernel's own System V IPC (such a program can have it by other ways too).
+//! argument, which none of these calls uses but mmap, where half of it is in the unused half of the descriptor: with it the supervisor has a program make
+//! a call that must reach the kernel. It keeps honest programs honest; it is no fence against a program that wants the kernel's own System V IPC (such
+//! a program can have it by other ways too).
+//!
+//! Calls that map, move or unmap are heard of only where they touch the [window](WINDOW), a part of the address space in which nothing but segments is
+//! put: programs make too many of them for each to be passed round.
 #![allow(unsafe_code)] // prctl(2), seccomp(2).
 
-use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, c_long, sock_filter};
+use libc::{
+    BPF_ABS, BPF_ADD, BPF_ALU, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, c_long,
+    sock_filter,
+};
 use rustix::fd::{FromRawFd, OwnedFd};
 use std::io;
 use std::mem::offset_of;
+use std::ops::Range;
 
 /// AUDIT_ARCH_X86_64.
 pub(crate) const ARCH_64: u32 = 0xc000_003e;
@@ -51,6 +59,16 @@ pub(crate) const IDENTITY: [c_long; 10] = [
     libc::SYS_capset,
 ];
 
+/// Calls by which parts of segments may be cut off, moved or protected.
+pub(crate) const REMAP: [c_long; 4] = [
+    libc::SYS_munmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_mmap,
+];
+/// Where segments are put that may be put anywhere. Below 39 bits, which is all that a guest of User-mode Linux has; whole multiples of 4 GiB.
+pub(crate) const WINDOW: Range<u64> = 0x30_0000_0000..0x40_0000_0000;
+
 /// 32-bit numbers of System V calls: ipc(2), the later ones of their own (393 to 402), semtimedop_time64.
 const IPC_32: [u32; 12] = [117, 393, 394, 395, 396, 397, 398, 399, 400, 401, 402, 420];
 
@@ -92,6 +110,88 @@ fn argument(number: usize) -> usize {
     offset_of!(libc::seccomp_data, args) + number * 8
 }
 
+/// Offset of the upper half of an argument.
+fn upper(number: usize) -> usize {
+    argument(number) + 4
+}
+
+/// Goes on with the next instruction if the test holds, else past so many after it.
+fn else_past(test: u32, k: u32, past: usize) -> sock_filter {
+    sock_filter {
+        jf: past as u8,
+        ..statement(BPF_JMP | test | BPF_K, k)
+    }
+}
+
+/// A random number as a pass: neither half is what honest programs have there.
+pub(crate) fn pass_of(random: u64) -> u64 {
+    random & !(1 << 63) | 1 << 32
+}
+
+/// A call's arguments, with the pass.
+pub(crate) fn with_pass(number: i64, mut arguments: [u64; 6], pass: u64) -> [u64; 6] {
+    const LOWER: u64 = u32::MAX as u64;
+    if number == libc::SYS_mmap {
+        arguments[4] = arguments[4] & LOWER | pass & !LOWER;
+    } else {
+        arguments[5] = pass;
+    }
+    arguments
+}
+
+/// Asks if addresses from the argument `at` on, as many bytes as the argument `bytes` says, may touch the window. Never goes on behind.
+fn touches(at: usize, bytes: usize) -> Vec<sock_filter> {
+    let (first, after) = ((WINDOW.start >> 32) as u32, (WINDOW.end >> 32) as u32);
+    vec![
+        load(upper(at)),
+        only_if(BPF_JGE, after),
+        give(libc::SECCOMP_RET_ALLOW),
+        statement(libc::BPF_MISC | libc::BPF_TAX, 0),
+        load(upper(bytes)),
+        statement(BPF_ALU | BPF_ADD | libc::BPF_X, 0),
+        // What the lower halves may carry over.
+        statement(BPF_ALU | BPF_ADD | BPF_K, 1),
+        only_if(BPF_JGE, first),
+        give(libc::SECCOMP_RET_USER_NOTIF),
+        give(libc::SECCOMP_RET_ALLOW),
+    ]
+}
+
+/// What is done with calls that map, move or unmap; goes on behind with all others.
+fn remaps(pass: u64) -> Vec<sock_filter> {
+    let allow = give(libc::SECCOMP_RET_ALLOW);
+    let ranges = touches(0, 1);
+    let mut mremap = vec![
+        load(argument(3)),
+        else_past(BPF_JSET, libc::MREMAP_FIXED as u32, 4),
+        load(upper(4)),
+        else_past(BPF_JGE, (WINDOW.start >> 32) as u32, 2),
+        unless(BPF_JGE, (WINDOW.end >> 32) as u32),
+        give(libc::SECCOMP_RET_USER_NOTIF),
+    ];
+    mremap.extend(ranges.clone());
+    let mut mmap = vec![
+        load(argument(3)),
+        unless(BPF_JSET, libc::MAP_FIXED as u32),
+        allow,
+        load(upper(4)),
+        only_if(BPF_JEQ, (pass >> 32) as u32),
+        allow,
+    ];
+    mmap.extend(ranges.clone());
+    let mut all = Vec::new();
+    for (number, then) in [
+        (libc::SYS_munmap, ranges.clone()),
+        (libc::SYS_mprotect, ranges),
+        (libc::SYS_mremap, mremap),
+        (libc::SYS_mmap, mmap),
+    ] {
+        all.push(else_past(BPF_JEQ, number as u32, then.len()));
+        all.extend(then);
+    }
+    all
+}
+
 /// The filter, for a pass.
 fn program(pass: u64) -> Vec<sock_filter> {
     const ARCH: usize = offset_of!(libc::seccomp_data, arch);
@@ -122,9 +222,10 @@ fn program(pass: u64) -> Vec<sock_filter> {
     all.extend(bits_32);
     // 64-bit calls; the x32 ones are the same without their bit.
     all.push(load(NUMBER));
-    all.push(statement(libc::BPF_ALU | libc::BPF_AND | BPF_K, !X32 as u32));
+    all.push(statement(BPF_ALU | libc::BPF_AND | BPF_K, !X32 as u32));
     let numbers = IPC.iter().chain(&EXEC).chain(&FORK).chain(&IDENTITY);
     all.extend(numbers.flat_map(|number| hears(*number as u32)));
+    all.extend(remaps(pass));
     all.extend([unless(BPF_JEQ, libc::SYS_clone as u32), allow]);
     all.extend([
         load(argument(0)),
@@ -189,7 +290,7 @@ mod tests {
             at if at % 8 == 0 => data.args[(at - 16) / 8] as u32,
             at => (data.args[(at - 20) / 8] >> 32) as u32,
         };
-        let (mut at, mut a) = (0, 0);
+        let (mut at, mut a, mut x) = (0, 0u32, 0u32);
         loop {
             let f = program[at];
             at += 1;
@@ -200,7 +301,12 @@ mod tests {
                 _ if code == BPF_RET | BPF_K => return f.k,
                 _ if code == BPF_JMP | BPF_JEQ | BPF_K => at += skip(a == f.k),
                 _ if code == BPF_JMP | BPF_JSET | BPF_K => at += skip(a & f.k != 0),
-                _ => a &= f.k,
+                _ if code == BPF_JMP | BPF_JGE | BPF_K => at += skip(a >= f.k),
+                _ if code == libc::BPF_MISC | libc::BPF_TAX => x = a,
+                _ if code == BPF_ALU | BPF_ADD | libc::BPF_X => a = a.wrapping_add(x),
+                _ if code == BPF_ALU | BPF_ADD | BPF_K => a = a.wrapping_add(f.k),
+                _ if code == BPF_ALU | libc::BPF_AND | BPF_K => a &= f.k,
+                other => panic!("{other:x}"),
             }
         }
     }
@@ -245,5 +351,51 @@ mod tests {
         }
         assert!(!heard(call(ARCH_32, 3, none)));
         assert!(!heard(call(ARCH_32, libc::SYS_shmget, none)));
+    }
+    #[test]
+    fn what_touches_the_window_is_heard_of_and_nothing_else() {
+        let pass = pass_of(u64::MAX);
+        assert!(pass >> 32 != 0xffff_ffff && pass_of(0) >> 32 != 0);
+        let program = program(pass);
+        let heard = |nr: c_long, args| {
+            let data = libc::seccomp_data {
+                nr: nr as i32,
+                arch: ARCH_64,
+                instruction_pointer: 0,
+                args,
+            };
+            verdict(&program, &data) == libc::SECCOMP_RET_USER_NOTIF
+        };
+        let (inside, behind) = (WINDOW.start + 0x5000, WINDOW.end);
+        for number in [libc::SYS_munmap, libc::SYS_mprotect] {
+            for (at, bytes, touching) in [
+                (inside, 0x1000, true),
+                (WINDOW.start - 0x1000, 0x2000, true),
+                (0x1000, WINDOW.end, true),
+                (0x1000, 0x1000, false),
+                (behind, 0x1000, false),
+                (0x7f00_0000_0000, 0x10_0000_0000, false),
+                (WINDOW.start - 0x5_0000_0000, 0x1000, false),
+            ] {
+                let arguments = [at, bytes, 0, 0, 0, 0];
+                assert_eq!(heard(number, arguments), touching, "{at:x}");
+                assert!(!heard(number, with_pass(number, arguments, pass)));
+            }
+        }
+        let fixed = libc::MAP_FIXED as u64 | libc::MAP_ANONYMOUS as u64;
+        let mmap = |at, flags| [at, 0x1000, 0, flags, u64::MAX, 0];
+        assert!(heard(libc::SYS_mmap, mmap(inside, fixed)));
+        assert!(!heard(libc::SYS_mmap, mmap(inside, 0)) && !heard(libc::SYS_mmap, mmap(behind, fixed)));
+        let passing = with_pass(libc::SYS_mmap, mmap(inside, fixed), pass);
+        assert!(!heard(libc::SYS_mmap, passing) && passing[4] as i32 == -1);
+        let move_to = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+        let mremap = |old, flags, new| [old, 0x1000, 0x1000, flags, new, 0];
+        assert!(heard(libc::SYS_mremap, mremap(inside, 1, 0)));
+        assert!(heard(libc::SYS_mremap, mremap(behind, move_to, inside)));
+        assert!(!heard(libc::SYS_mremap, mremap(behind, 1, inside)));
+        assert!(!heard(libc::SYS_mremap, mremap(behind, move_to, 0x1000)));
+        assert!(!heard(libc::SYS_mremap, mremap(0x1000, 1, 0)));
+        assert!(heard(libc::SYS_mremap, mremap(inside, move_to, 0x1000)));
+        assert!(heard(libc::SYS_mremap, mremap(inside, move_to, behind)));
     }
 }

@@ -145,7 +145,7 @@ fn refused(why: impl ToString, remedy: &str) -> Report {
 fn supervise(file: &OsStr, arguments: Vec<OsString>, reports: &OwnedFd) -> Result<(), Report> {
     let own = |error: io::Error| refused(error, "");
     may_look_into_others()?;
-    let pass = u64::from_ne_bytes(random().map_err(own)?);
+    let pass = filter::pass_of(u64::from_ne_bytes(random().map_err(own)?));
     let program = Program::new(file, arguments).map_err(own)?;
     // Orphans of the program stay below this process, which may then look into them.
     // SAFETY: numbers.

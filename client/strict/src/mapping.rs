@@ -1,11 +1,11 @@
 //! Segments in the memory of a process: mapped and unmapped by a thread of its that is held.
 
 use crate::errand::{Errand, Outcome, Place};
+use crate::filter::WINDOW;
+use crate::memory;
 use crate::notice::{self, Notice};
-use crate::supervisor::as_return;
-use crate::trace::{Held, Trouble};
+use crate::trace::{Held, Pass, Trouble};
 use rustix::fd::{AsFd, BorrowedFd};
-use std::collections::HashSet;
 use vshmem_wire::{Extent, Window};
 
 /// Bytes of an ordinary page.
@@ -84,8 +84,33 @@ fn piece(
     Ok(())
 }
 
-/// Address space of the thread's, kept free, at a multiple of `page`.
+/// Address space of the thread's, kept free, at a multiple of `page`: in the window, where what becomes of it is heard of, if there is room.
 fn reserve(held: &mut Held, bytes: u64, page: u64) -> Result<u64, Failed> {
+    if let Some(at) = gap(&memory::mapped(held.thread()), bytes, page) {
+        match mmap(held, at, bytes, 0, RESERVED | libc::MAP_FIXED_NOREPLACE, -1, 0) {
+            Ok(made) if made == at => return Ok(at),
+            Ok(elsewhere) => munmap(held, elsewhere, bytes)?,
+            // Another thread has just taken it.
+            Err(Failed::Errno(libc::EEXIST)) => {}
+            Err(other) => return Err(other),
+        }
+    }
+    reserve_anywhere(held, bytes, page)
+}
+
+/// Where in the window so much is free, among what is mapped in the order of addresses.
+fn gap(mapped: &[(u64, u64)], bytes: u64, page: u64) -> Option<u64> {
+    let mut at = WINDOW.start.checked_next_multiple_of(page)?;
+    for &(first, after) in mapped.iter().filter(|(_, after)| *after > WINDOW.start) {
+        if at.checked_add(bytes)? <= first {
+            break;
+        }
+        at = at.max(after).checked_next_multiple_of(page)?;
+    }
+    (at.checked_add(bytes)? <= WINDOW.end).then_some(at)
+}
+
+fn reserve_anywhere(held: &mut Held, bytes: u64, page: u64) -> Result<u64, Failed> {
     if page <= PAGE {
         return mmap(held, 0, bytes, 0, RESERVED, -1, 0);
     }
@@ -147,14 +172,12 @@ fn map(held: &mut Held, errand: &Errand, from: i32) -> Result<u64, Failed> {
     Ok(at)
 }
 
-/// Has a thread that waits for the answer to its shmat(2) map the segment, and answers it.
-pub(crate) fn attach(
-    listener: BorrowedFd<'_>,
-    notice: &Notice,
-    errand: &Errand,
-    from: BorrowedFd<'_>,
-) -> Outcome {
-    let number = match notice::give(listener, notice.id, from.as_fd()) {
+/// What came of an errand, and the thread that did it, to be let go with that when the daemon knows. Without a thread the call has been answered.
+pub(crate) type Made = (Outcome, Option<Held>);
+
+/// Has a thread that waits for the answer to its shmat(2) map the segment.
+pub(crate) fn attach(whose: Pass<'_>, notice: &Notice, errand: &Errand, from: BorrowedFd<'_>) -> Made {
+    let number = match notice::give(whose.listener, notice.id, from.as_fd()) {
         Ok(number) => number,
         Err(error) => {
             // Too many descriptors open: a limit that shmat(2) does not know of.
@@ -162,51 +185,84 @@ pub(crate) fn attach(
                 "a descriptor cannot be given to process {}: {error}",
                 notice.thread
             );
-            notice::answer(listener, notice.id, Err(libc::ENOMEM));
-            return Err(libc::ENOMEM);
+            notice::answer(whose.listener, notice.id, Err(libc::ENOMEM));
+            return (Err(libc::ENOMEM), None);
         }
     };
-    hold(listener, notice, |held| {
+    hold(whose, notice, |held| {
         let made = map(held, errand, number);
         held.call(libc::SYS_close, [number as u64, 0, 0, 0, 0, 0])?.ok();
         made
     })
 }
 
-/// Has a thread that waits for the answer to its shmdt(2) unmap the segment, and answers it.
-pub(crate) fn detach(listener: BorrowedFd<'_>, notice: &Notice, address: u64, bytes: u64) -> Outcome {
-    hold(listener, notice, |held| munmap(held, address, bytes).map(|()| 0))
-}
-
-fn hold(
-    listener: BorrowedFd<'_>,
-    notice: &Notice,
-    work: impl FnOnce(&mut Held) -> Result<u64, Failed>,
-) -> Outcome {
-    let mut held = match Held::take(listener, notice) {
-        Ok(held) => held,
-        Err(Trouble::Gone) => return Err(libc::EINTR),
-        Err(Trouble::Denied) => {
-            vshmem_runtime::error!(
-                "process {} cannot attach or detach segments while it is being traced",
-                notice.thread
-            );
-            notice::answer(listener, notice.id, Err(libc::EACCES));
-            return Err(libc::EACCES);
+/// Has a thread that waits for the answer to its shmdt(2) unmap what lies there.
+pub(crate) fn unmap(whose: Pass<'_>, notice: &Notice, ranges: &[(u64, u64)]) -> Made {
+    hold(whose, notice, |held| {
+        for &(at, bytes) in ranges {
+            munmap(held, at, bytes)?;
         }
-    };
-    let outcome = match work(&mut held) {
-        Ok(value) => Ok(value),
-        Err(Failed::Errno(errno)) => Err(errno),
-        Err(Failed::Gone) => return Err(libc::EINTR),
-    };
-    held.let_go(as_return(outcome));
-    outcome
+        Ok(0)
+    })
 }
 
-/// Attachments that another one has been put over whole are no more.
-pub(crate) fn cover(attached: &mut HashSet<u64>, place: Place, errand: &Errand) {
-    if let (Place::Over(at), Errand::Attach { bytes, .. }) = (place, errand) {
-        attached.retain(|other| !(at..at + bytes).contains(other));
+/// Has a thread make the call that it waits for the answer to. One that is traced makes it, too, but nobody knows when.
+pub(crate) fn call(whose: Pass<'_>, notice: &Notice) -> Made {
+    hold(whose, notice, |held| {
+        Ok(held.call(notice.number.into(), notice.arguments)??)
+    })
+}
+
+fn hold(whose: Pass<'_>, notice: &Notice, work: impl FnOnce(&mut Held) -> Result<u64, Failed>) -> Made {
+    let mut held = match Held::take(whose, notice) {
+        Ok(held) => held,
+        Err(Trouble::Gone) => return (Err(libc::EINTR), None),
+        Err(Trouble::Denied) => return (denied(whose.listener, notice), None),
+    };
+    match work(&mut held) {
+        Ok(value) => (Ok(value), Some(held)),
+        Err(Failed::Errno(errno)) => (Err(errno), Some(held)),
+        Err(Failed::Gone) => (Err(libc::EINTR), None),
+    }
+}
+
+/// Somebody else traces the thread.
+fn denied(listener: BorrowedFd<'_>, notice: &Notice) -> Outcome {
+    let number = i64::from(notice.number);
+    if number == libc::SYS_shmat || number == libc::SYS_shmdt {
+        vshmem_runtime::error!(
+            "process {} cannot attach or detach segments while it is being traced",
+            notice.thread
+        );
+        notice::answer(listener, notice.id, Err(libc::EACCES));
+    } else {
+        vshmem_runtime::error!(
+            "process {} is being traced: what it does to parts of segments is not counted",
+            notice.thread
+        );
+        notice::let_go(listener, notice.id);
+    }
+    Err(libc::EACCES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_found_in_the_window_only() {
+        const PAGE: u64 = 4096;
+        let at = WINDOW.start;
+        assert_eq!(gap(&[], PAGE, PAGE), Some(at));
+        let low = (0x1000, 0x2000);
+        assert_eq!(gap(&[low, (at, at + PAGE)], PAGE, PAGE), Some(at + PAGE));
+        let taken = [low, (at, at + PAGE), (at + 2 * PAGE, at + 3 * PAGE)];
+        assert_eq!(gap(&taken, PAGE, PAGE), Some(at + PAGE));
+        assert_eq!(gap(&taken, 2 * PAGE, PAGE), Some(at + 3 * PAGE));
+        assert_eq!(gap(&taken, PAGE, 16 * PAGE), Some(at + 16 * PAGE));
+        assert_eq!(gap(&[(at - PAGE, at + PAGE)], PAGE, PAGE), Some(at + PAGE));
+        assert_eq!(gap(&[(at, WINDOW.end)], PAGE, PAGE), None);
+        assert_eq!(gap(&[], WINDOW.end - at + PAGE, PAGE), None);
+        assert_eq!(gap(&[], u64::MAX, PAGE), None);
     }
 }

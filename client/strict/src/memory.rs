@@ -59,6 +59,45 @@ pub(crate) fn process_of(thread: i32) -> Option<i32> {
     line.and_then(|number| number.trim().parse().ok())
 }
 
+/// A limit of a thread's process, by its name in /proc. `None`: there is none.
+pub(crate) fn limit(thread: i32, name: &str) -> Option<u64> {
+    let limits = std::fs::read_to_string(format!("/proc/{thread}/limits")).ok()?;
+    soft_limit(&limits, name)
+}
+
+fn soft_limit(limits: &str, name: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Bytes of address space that a thread's process has.
+pub(crate) fn address_space(thread: i32) -> u64 {
+    let sizes = std::fs::read_to_string(format!("/proc/{thread}/statm")).unwrap_or_default();
+    let pages = sizes
+        .split_whitespace()
+        .next()
+        .and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0).saturating_mul(4096)
+}
+
+/// Whether anything of a thread's process is mapped from an address to another.
+pub(crate) fn is_mapped(thread: i32, from: u64, to: u64) -> bool {
+    mapped(thread)
+        .into_iter()
+        .any(|(first, after)| first < to && from < after)
+}
+
+/// What a thread's process has mapped, in the order of addresses: first, and behind the last.
+pub(crate) fn mapped(thread: i32) -> Vec<(u64, u64)> {
+    let maps = std::fs::read_to_string(format!("/proc/{thread}/maps")).unwrap_or_default();
+    let range = |line: &str| {
+        let (first, after) = line.split_once(' ')?.0.split_once('-')?;
+        let address = |hex| u64::from_str_radix(hex, 16).ok();
+        Some((address(first)?, address(after)?))
+    };
+    maps.lines().filter_map(range).collect()
+}
+
 /// Whether a thread still is one of a process.
 pub(crate) fn is_thread_of(thread: i32, process: i32) -> bool {
     // SAFETY: signal 0 is none.
@@ -163,6 +202,19 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(image.ended());
+    }
+
+    #[test]
+    fn limits_are_read_by_name() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+             Max locked memory         8192                 8388608              bytes     \n\
+             Max address space         unlimited            unlimited            bytes     \n";
+        assert_eq!(soft_limit(limits, "Max locked memory"), Some(8192));
+        assert_eq!(soft_limit(limits, "Max address space"), None);
+        let own = std::process::id() as i32;
+        let here = limits.as_ptr() as u64;
+        assert!(is_mapped(own, here, here + 1) && !is_mapped(own, 0, 1));
+        assert!(address_space(own) > 4096);
     }
 
     #[test]

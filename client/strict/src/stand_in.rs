@@ -156,7 +156,8 @@ fn call(own: &StandIn, slot: &Slot, notice: &Notice, identity: bool) {
     if identity {
         Runtime::global().ward_changed();
     }
-    let result = calls::make(notice, own.means.errands.as_fd());
+    let kernel = || notice::let_go(&own.means.listener, notice.id);
+    let result = calls::make(notice, own.means.errands.as_fd(), kernel);
     // From here on no nudge is sent; one that was is seen by the next system call, which begins anew.
     *lock(&slot.call) = None;
     if let Some(result) = result {

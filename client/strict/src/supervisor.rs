@@ -5,6 +5,7 @@
 //! | of System V IPC, about a key or an id of Vshmem | goes to the process's stand-in |
 //! | the same, about one of the kernel | goes on to the kernel |
 //! | the same, by the 32-bit or x32 door | the process is stopped, with a message |
+//! | that cuts, moves or protects what is attached | goes to the stand-in, which has the thread make it and counts the pieces |
 //! | that makes a process, of one with segments attached | the stand-in forks, too |
 //! | that executes a program | goes on; when the old memory is gone, so are the attachments |
 //! | that changes the user | goes on; the stand-in has the daemon look again |
@@ -18,7 +19,7 @@ use crate::filter::{self, ARCH_64, X32};
 use crate::launch::Report;
 use crate::memory::{self, Image};
 use crate::notice::{self, Notice};
-use crate::trace::{Forked, Held, Trouble};
+use crate::trace::{Forked, Held, Pass, Trouble};
 use crate::{mapping, stand_in};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
@@ -52,8 +53,10 @@ struct StandIn {
 struct Ward {
     pidfd: OwnedFd,
     stand_in: StandIn,
-    /// Where segments are attached.
-    attached: HashSet<u64>,
+    /// Where segments are attached: first address, and behind the last.
+    attached: Vec<(u64, u64)>,
+    /// A thread that goes on with this when the daemon knows of what it did.
+    held: Option<(Held, i64)>,
     identity: bool,
     /// It may be executing another program: the memory with the segments.
     executing: Option<Image>,
@@ -164,6 +167,13 @@ impl Supervisor {
         Ok(())
     }
 
+    fn whose(&self) -> Pass<'_> {
+        Pass {
+            listener: self.listener.as_fd(),
+            number: self.pass,
+        }
+    }
+
     fn let_go(&self, notice: &Notice) {
         notice::let_go(&self.listener, notice.id);
     }
@@ -179,6 +189,9 @@ impl Supervisor {
         }
         if filter::IPC.contains(&number) {
             return self.ipc(notice);
+        }
+        if filter::REMAP.contains(&number) {
+            return self.remap(notice);
         }
         let Some(process) = self.process_of(notice.thread) else {
             return self.let_go(notice);
@@ -223,7 +236,7 @@ impl Supervisor {
             }
             libc::SYS_shmdt => {
                 let here = self.wards.get(&process);
-                if !here.is_some_and(|ward| ward.attached.contains(&notice.arguments[0])) {
+                if here.is_none_or(|ward| ward.attached.is_empty()) {
                     return self.let_go(notice);
                 }
             }
@@ -236,6 +249,17 @@ impl Supervisor {
                 memory::program_of(process)
             );
             self.answer(notice, Err(libc::ENOSYS));
+        }
+    }
+
+    /// A call that may touch what is attached.
+    fn remap(&mut self, notice: &Notice) {
+        let process = self.process_of(notice.thread);
+        let ward = process.and_then(|process| self.wards.get(&process));
+        let touched = ward.is_some_and(|ward| touches(&ward.attached, notice));
+        match process {
+            Some(process) if touched && self.order_call(notice, process).is_ok() => {}
+            _ => self.let_go(notice),
         }
     }
 
@@ -257,14 +281,12 @@ impl Supervisor {
 
     /// A key of the kernel. An id that looks like Vshmem's is remembered.
     fn get_from_kernel(&mut self, notice: &Notice) {
-        let mut arguments = notice.arguments;
-        arguments[5] = self.pass;
-        let mut held = match Held::take(self.listener.as_fd(), notice) {
+        let mut held = match Held::take(self.whose(), notice) {
             Ok(held) => held,
             Err(Trouble::Denied) => return self.let_go(notice),
             Err(Trouble::Gone) => return,
         };
-        let Ok(result) = held.call(notice.number.into(), arguments) else {
+        let Ok(result) = held.call(notice.number.into(), notice.arguments) else {
             return;
         };
         if let Ok(id) = result
@@ -313,7 +335,7 @@ impl Supervisor {
             errands,
             pidfd: memory::open(made)?,
         };
-        self.adopt(process, pidfd, stand_in, HashSet::new())
+        self.adopt(process, pidfd, stand_in, Vec::new())
     }
 
     fn become_stand_in(&self, process: i32, orders: OwnedFd, errands: OwnedFd, pidfd: OwnedFd) -> ! {
@@ -344,7 +366,7 @@ impl Supervisor {
         process: i32,
         pidfd: OwnedFd,
         stand_in: StandIn,
-        attached: HashSet<u64>,
+        attached: Vec<(u64, u64)>,
     ) -> io::Result<()> {
         watch(&self.epoll, &pidfd, PROCESS | process as u64)?;
         watch(&self.epoll, &stand_in.errands, STAND_IN | process as u64)?;
@@ -352,6 +374,7 @@ impl Supervisor {
             pidfd,
             stand_in,
             attached,
+            held: None,
             identity: false,
             executing: None,
         };
@@ -393,33 +416,33 @@ impl Supervisor {
     }
 
     fn run_errand(&mut self, process: i32, errand: &Errand, descriptors: Vec<OwnedFd>) {
-        let outcome = match errand {
-            Errand::Attach { notice, place, .. } => {
-                let made = descriptors
-                    .first()
-                    .ok_or(libc::EPROTO)
-                    .and_then(|from| mapping::attach(self.listener.as_fd(), notice, errand, from.as_fd()));
-                if let (Ok(at), Some(ward)) = (made, self.wards.get_mut(&process)) {
-                    mapping::cover(&mut ward.attached, *place, errand);
-                    ward.attached.insert(at);
-                }
-                made
-            }
-            Errand::Detach {
-                notice,
-                address,
-                bytes,
-            } => {
-                let made = mapping::detach(self.listener.as_fd(), notice, *address, *bytes);
-                if let (Ok(_), Some(ward)) = (made, self.wards.get_mut(&process)) {
-                    ward.attached.remove(address);
-                }
-                made
-            }
+        let whose = self.whose();
+        let (outcome, held) = match errand {
+            Errand::Attach { notice, .. } => match descriptors.first() {
+                Some(from) => mapping::attach(whose, notice, errand, from.as_fd()),
+                None => (Err(libc::EPROTO), None),
+            },
+            Errand::Unmap { notice, ranges } => mapping::unmap(whose, notice, ranges),
+            Errand::Call { notice } => mapping::call(whose, notice),
+            Errand::Release { attached } => return self.release(process, attached),
             Errand::Done => return,
         };
-        if let Some(ward) = self.wards.get(&process) {
+        if let Some(ward) = self.wards.get_mut(&process) {
+            // What its other threads do there from now on is to be heard of.
+            if let (Errand::Attach { bytes, .. }, Ok(at)) = (errand, outcome) {
+                ward.attached.push((at, at + bytes));
+            }
+            ward.held = held.map(|held| (held, as_return(outcome)));
             let _ = errand::send::<Outcome>(&ward.stand_in.errands, &outcome, &[]);
+        }
+    }
+
+    fn release(&mut self, process: i32, attached: &[(u64, u64)]) {
+        if let Some(ward) = self.wards.get_mut(&process) {
+            ward.attached = attached.to_vec();
+            if let Some((held, result)) = ward.held.take() {
+                held.let_go(result);
+            }
         }
     }
 
@@ -454,7 +477,7 @@ impl Supervisor {
                 return self.let_go(notice);
             }
         }
-        let held = match Held::take(self.listener.as_fd(), notice) {
+        let held = match Held::take(self.whose(), notice) {
             Ok(held) => held,
             Err(Trouble::Gone) => return,
             Err(Trouble::Denied) => {
@@ -464,9 +487,7 @@ impl Supervisor {
                 return self.let_go(notice);
             }
         };
-        let mut arguments = notice.arguments;
-        arguments[5] = self.pass;
-        if let Ok(Forked::Child(child)) = held.fork(notice.number.into(), arguments) {
+        if let Ok(Forked::Child(child)) = held.fork(notice.number.into(), notice.arguments) {
             if let Err(error) = self.forked(process, child.process) {
                 vshmem_runtime::error!("process {}: no stand-in: {error}", child.process);
             }
@@ -563,6 +584,19 @@ impl Supervisor {
         }
         process > 0
     }
+}
+
+/// Whether a call that maps, moves, protects or unmaps may touch one of these.
+fn touches(attached: &[(u64, u64)], notice: &Notice) -> bool {
+    const PAGE: u64 = 4096;
+    let [at, bytes, new_bytes, _, new, _] = notice.arguments;
+    let within = |at: u64, bytes: u64| {
+        let after = at.saturating_add(bytes.max(1)).saturating_add(PAGE);
+        attached
+            .iter()
+            .any(|&(first, behind)| first < after && at < behind)
+    };
+    within(at, bytes) || i64::from(notice.number) == libc::SYS_mremap && within(new, new_bytes)
 }
 
 /// What a call gives, as the kernel would say it.

@@ -13,6 +13,7 @@
 //! If the supervisor dies in between, the thread's process is killed (PTRACE_O_EXITKILL): it would be somewhere in the middle.
 #![allow(unsafe_code)] // ptrace(2), waitpid(2).
 
+use crate::filter;
 use crate::notice::{self, Notice};
 use libc::{c_uint, c_void, user_regs_struct};
 use rustix::fd::BorrowedFd;
@@ -43,10 +44,20 @@ enum Stop {
     Asked,
 }
 
+/// By what a supervisor takes hold of its program's threads, and has them make calls that the filter lets through.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pass<'a> {
+    /// Where their calls are heard of.
+    pub(crate) listener: BorrowedFd<'a>,
+    /// The number that the filter knows.
+    pub(crate) number: u64,
+}
+
 /// A thread that is held.
 #[derive(Debug)]
 pub(crate) struct Held {
     thread: i32,
+    pass: u64,
     registers: user_regs_struct,
     mask: u64,
     /// Signals that came although all are blocked: SIGSTOP.
@@ -135,7 +146,7 @@ pub(crate) struct Child {
 
 impl Held {
     /// Takes hold of a thread that waits for an answer, which it thereby gets. `Denied`: it still waits.
-    pub(crate) fn take(listener: BorrowedFd<'_>, notice: &Notice) -> Result<Held, Trouble> {
+    pub(crate) fn take(by: Pass<'_>, notice: &Notice) -> Result<Held, Trouble> {
         let thread = notice.thread;
         let options = libc::PTRACE_O_EXITKILL
             | libc::PTRACE_O_TRACESYSGOOD
@@ -145,7 +156,7 @@ impl Held {
         ptrace(libc::PTRACE_SEIZE, thread, 0, options as usize)?;
         let asked = ptrace(libc::PTRACE_INTERRUPT, thread, 0, 0);
         // Also if that failed: then it dies.
-        notice::answer(listener, notice.id, Ok(0));
+        notice::answer(by.listener, notice.id, Ok(0));
         asked?;
         let mut late = Vec::new();
         wait(thread, &mut late)?;
@@ -155,6 +166,7 @@ impl Held {
         set_mask(thread, !0)?;
         let held = Held {
             thread,
+            pass: by.number,
             registers,
             mask,
             late,
@@ -174,10 +186,15 @@ impl Held {
         crate::memory::read(self.thread, before, &mut instruction).is_ok() && instruction == INSTRUCTION
     }
 
-    /// Has the thread begin a call: it stops at the call's other side, or where it has made a process.
+    /// Which thread it is.
+    pub(crate) fn thread(&self) -> i32 {
+        self.thread
+    }
+
+    /// Has the thread begin a call, with the pass: it stops at the call's other side, or where it has made a process.
     fn begin(&mut self, number: i64, arguments: [u64; 6]) -> Result<Stop, Trouble> {
         let mut registers = self.registers;
-        let [a, b, c, d, e, f] = arguments;
+        let [a, b, c, d, e, f] = filter::with_pass(number, arguments, self.pass);
         registers.rip -= INSTRUCTION.len() as u64;
         registers.rax = number as u64;
         registers.orig_rax = !0;

@@ -1,6 +1,6 @@
 //! System V rules, each a test, run against the kernel and against Vshmem.
 //!
-//! A rule is a short dialogue with two parties, `a` and `b`: unmodified C programs under remote control. The same dialogue is held at five
+//! A rule is a short dialogue with two parties, `a` and `b`: unmodified C programs under remote control. The same dialogue is held at six
 //! [places](place::Column); what the kernel answers is what Vshmem has to answer.
 //!
 //! | module | what it holds |

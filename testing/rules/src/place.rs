@@ -4,7 +4,7 @@ use crate::rule::{Need, Party};
 use anyhow::Result;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use vshmem_testing_vm::actor::actor_program;
+use vshmem_testing_vm::actor::{actor_program, static_actor};
 use vshmem_testing_vm::{Actor, Machine, Place, qemu_missing, uml_available};
 
 /// A column of the table.
@@ -14,6 +14,8 @@ pub enum Column {
     Kernel,
     /// Two processes of the host under Vshmem.
     Host,
+    /// The same as static programs, under `run --strict`.
+    Strict,
     /// Two local domains, as containers are.
     Containers,
     /// Two UML guests.
@@ -24,9 +26,10 @@ pub enum Column {
 
 impl Column {
     /// All, the reference first.
-    pub const ALL: [Column; 5] = [
+    pub const ALL: [Column; 6] = [
         Column::Kernel,
         Column::Host,
+        Column::Strict,
         Column::Containers,
         Column::Uml,
         Column::Qemu,
@@ -35,6 +38,12 @@ impl Column {
     /// Whether the two parties are in different domains.
     pub fn crosses(self) -> bool {
         matches!(self, Column::Containers | Column::Uml | Column::Qemu)
+    }
+
+    /// Why nothing of System V IPC is in /proc, where that is so.
+    pub fn no_files(self) -> Option<&'static str> {
+        (self == Column::Strict)
+            .then_some("what a program without the library reads and writes in /proc is the kernel's")
     }
 
     /// Why there is no such thing, where there cannot be any.
@@ -58,6 +67,7 @@ impl Column {
                 Some("no UML kernel here (`apt-get install user-mode-linux`)".to_owned())
             }
             Column::Qemu => qemu_missing(),
+            Column::Strict => strict_missing(),
             _ => None,
         }
     }
@@ -67,11 +77,22 @@ impl Column {
         match self {
             Column::Kernel => "kernel",
             Column::Host => "host",
+            Column::Strict => "strict",
             Column::Containers => "containers",
             Column::Uml => "uml",
             Column::Qemu => "qemu",
         }
     }
+}
+
+/// Why nothing can be served strictly here, if it cannot.
+fn strict_missing() -> Option<String> {
+    #[cfg(target_arch = "x86_64")]
+    return vshmem_strict::possible()
+        .err()
+        .map(|(why, remedy)| format!("{why}: {remedy}"));
+    #[cfg(not(target_arch = "x86_64"))]
+    Some("run --strict is for x86-64".to_string())
 }
 
 /// Two domains of the host's kernel, each with a socket of its own, as containers get one.
@@ -119,6 +140,7 @@ impl Parties {
                 Actor::start(machine, Place::Host)?,
                 Actor::start(machine, Place::Host)?,
             ),
+            (Some(machine), Column::Strict) => (strictly(machine)?, strictly(machine)?),
             (Some(machine), Column::Containers) => {
                 (in_a_container(machine, "a")?, in_a_container(machine, "b")?)
             }
@@ -158,6 +180,13 @@ fn in_a_container(machine: &Machine, domain: &'static str) -> Result<Actor> {
     let mut command = machine.command(&["run", "--"]);
     command.env("VSHMEM_RUNTIME_DIR", &folder).arg(actor_program()?);
     Actor::from_command(command, Place::Local(domain))
+}
+
+/// A static party, whose system calls are what is served.
+fn strictly(machine: &Machine) -> Result<Actor> {
+    let mut command = machine.command(&["run", "--strict", "--"]);
+    command.arg(static_actor()?);
+    Actor::from_command(command, Place::Host)
 }
 
 /// Two parties on the kernel's own IPC: in a namespace of their own if the caller may make one.

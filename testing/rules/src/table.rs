@@ -88,6 +88,11 @@ pub fn run(columns: &[Column], only: &str) -> Result<Table> {
 
 /// What a rule needs, as long as it is held; or that it cannot be had.
 fn needed(rule: &Rule, column: Column) -> std::result::Result<Option<HugePages>, Outcome> {
+    if let Some(why) = column.no_files()
+        && rule.steps.iter().any(|step| step.command.contains("/proc/"))
+    {
+        return Err(Outcome::NotThere(why));
+    }
     let Some(need) = rule.needs else {
         return Ok(None);
     };

@@ -24,6 +24,11 @@ fn rules_hold_on_this_host() -> Result<()> {
 }
 
 #[test]
+fn rules_hold_for_static_programs() -> Result<()> {
+    run(&[Column::Kernel, Column::Strict])
+}
+
+#[test]
 fn rules_hold_between_two_uml_guests() -> Result<()> {
     run(&[Column::Kernel, Column::Uml])
 }

@@ -21,6 +21,14 @@ pub fn actor_program() -> Result<PathBuf> {
         .map_err(anyhow::Error::msg)
 }
 
+/// The actor as a static program, which no library can be loaded into.
+pub fn static_actor() -> Result<PathBuf> {
+    static MADE: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    MADE.get_or_init(|| compile_with("actor", "actor-static", &["-static"]).map_err(|e| format!("{e:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
 /// Compiles `programs/NAME.c` into the target folder.
 pub fn compile(name: &str) -> Result<PathBuf> {
     compile_with(name, name, &[])
