@@ -11,6 +11,8 @@ const MEMORY: u64 = 3 << 20;
 const DESCRIPTORS: u64 = 2;
 /// How long everything may take to settle.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the memory in use must not have fallen, to be what is used in the end.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// What the daemon and its keeper use together.
 #[derive(Debug, Clone, Copy)]
@@ -37,11 +39,15 @@ impl Used {
         Ok(used)
     }
 
-    /// Waits until it is what it was; says what it is.
+    /// Waits until it is what it was, and lower no more; says what it is.
     pub(super) fn is_back(machine: &Machine, at_first: &Used) -> Result<String> {
         let until = Instant::now() + PATIENCE;
+        let (mut least, mut since) = (u64::MAX, Instant::now());
         loop {
             let now = Used::now(machine)?;
+            if now.bytes < least {
+                (least, since) = (now.bytes, Instant::now());
+            }
             let more = now.bytes.saturating_sub(at_first.bytes);
             let fine = more <= MEMORY && now.descriptors.saturating_sub(at_first.descriptors) <= DESCRIPTORS;
             let says = format!(
@@ -51,7 +57,7 @@ impl Used {
                 at_first.bytes / 1024,
                 at_first.descriptors
             );
-            if fine {
+            if fine && since.elapsed() >= SETTLED {
                 return Ok(format!(
                     "{says} (allowed: {} KiB and {DESCRIPTORS} more)",
                     MEMORY / 1024
