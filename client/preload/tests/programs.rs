@@ -34,6 +34,11 @@ fn who_has_waited_for_a_child_finds_its_attachments_and_undo_dealt_with() {
 }
 
 #[test]
+fn a_handler_may_wait_for_children_in_the_middle_of_malloc() {
+    both("reaping");
+}
+
+#[test]
 fn what_is_to_undo_may_be_shared_and_left() {
     both("sharing");
 }

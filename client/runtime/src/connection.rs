@@ -303,6 +303,42 @@ impl Connection {
         }
     }
 
+    /// Asks for a sign of life and waits for it for a bounded time, without memory of the heap: a signal handler may ask. Whether it came; what is wrong with the
+    /// connection the next request finds out.
+    pub(crate) fn ping(&mut self, patience: Duration) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let Some(descriptor) = self.welcome.as_ref().and(self.socket.get()) else {
+            return false;
+        };
+        let (seq, mut buffer) = (self.seq, [0; 64]);
+        let body = Request::Ping;
+        let Some(bytes) = vshmem_wire::codec::encode_into(&Envelope { seq, body }, &mut buffer) else {
+            return false;
+        };
+        self.seq += 1;
+        if socket::send(descriptor, bytes, &[]).is_err() {
+            return false;
+        }
+        let until = Instant::now() + patience;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = Timespec {
+                tv_sec: left.as_secs() as _,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            match poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&left)) {
+                Ok(1..) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                _ => return false,
+            }
+            match self.receive() {
+                Ok((answer, _)) if answer.seq == seq => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
     /// Connects again, as the same client, until it works or the time is up. ESTALE of a daemon that has no memory of us (any more).
     pub(crate) fn again(&mut self, settings: &Settings, user: User, until: Instant) -> Result<(), Trouble> {
         let resume = self.welcome.as_ref().map(|(_, identity)| identity.client);

@@ -265,16 +265,9 @@ impl State {
         }
     }
 
-    /// The daemon looks after deaths before it answers: one answer tells that those are dealt with that came before the question.
-    pub(crate) fn settle(&mut self) -> Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        if self.connection.is_none() {
-            return Ok(());
-        }
-        match self.request_for(&Request::Ping, &[], Some(PATIENCE)) {
-            Ok(_) => Ok(()),
-            Err(failure) => Err(Errno(failure.errno)),
-        }
+    /// The connection, if there is one.
+    pub(crate) fn existing(&mut self) -> Option<&mut Connection> {
+        self.connection.as_mut()
     }
 
     /// The user, the groups or the capabilities have changed.

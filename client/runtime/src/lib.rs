@@ -48,6 +48,7 @@ mod process;
 pub mod raw;
 pub mod runtime;
 pub mod sem;
+mod settle;
 pub mod shm;
 pub mod signal;
 mod socket;

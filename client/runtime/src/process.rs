@@ -101,6 +101,27 @@ pub(crate) fn lock() -> Locked {
     locked
 }
 
+/// Takes the control lock for a thread that has been set up, if it is to be had within that time.
+pub(crate) fn lock_within(patience: Duration) -> Option<Locked> {
+    let thread = thread::current();
+    thread.enter();
+    let until = std::time::Instant::now() + patience;
+    // Acquire: [control lock].
+    while !thread.ready()
+        || page()
+            .lock
+            .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+    {
+        if !thread.ready() || std::time::Instant::now() >= until {
+            thread.leave();
+            return None;
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    Some(Locked { thread })
+}
+
 fn enter_process(state: &mut State) {
     if LAST.load(Ordering::Relaxed) == 0 {
         control::prepare_program(state);

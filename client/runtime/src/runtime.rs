@@ -64,7 +64,7 @@ impl Runtime {
     /// Everything that ended before this call has ended for Vshmem too when it returns: attachments, and what was to undo. A process that is no client
     /// does not ask. Waits for a restarted daemon no longer than a second.
     pub fn settle(&self) -> Result<()> {
-        process::lock().settle()
+        crate::settle::settle()
     }
 
     /// Asks the daemon anything.

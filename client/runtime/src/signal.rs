@@ -369,7 +369,7 @@ unsafe fn call_handler(thread: &Thread, signal: c_int, info: *mut libc::siginfo_
         note_mask(thread, during);
         let handler: unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
             std::mem::transmute(handler);
-        handler(signal, info, context);
+        thread.handle(|| handler(signal, info, context));
         // What the handler made of it is the mask from here on.
         note_mask(
             thread,

@@ -45,6 +45,8 @@ pub(crate) struct Thread {
     pub(crate) bell: Bell,
     /// Sections entered and not left.
     depth: Cell<u32>,
+    /// Handlers of the program that run, or that it left by longjmp.
+    handling: Cell<u32>,
     /// 1 while a handler was put off in the current section. Also read by the waiting code in assembly.
     pub(crate) put_off: AtomicU32,
     /// CPU, as far as known, and how many more times it may be used before it is looked up again.
@@ -79,6 +81,7 @@ thread_local! {
             undo: Cell::new(0),
             bell: Bell::none(),
             depth: Cell::new(0),
+            handling: Cell::new(0),
             put_off: AtomicU32::new(0),
             place: Cell::new(0),
             place_good_for: Cell::new(0),
@@ -170,6 +173,18 @@ impl Thread {
         if depth == 0 && self.put_off.load(Ordering::Relaxed) != 0 {
             crate::signal::deliver(self);
         }
+    }
+
+    /// Runs a handler of the program.
+    pub(crate) fn handle(&self, handler: impl FnOnce()) {
+        self.handling.set(self.handling.get() + 1);
+        handler();
+        self.handling.set(self.handling.get().saturating_sub(1));
+    }
+
+    /// Whether this may be inside a handler, which may have come in the middle of malloc: no memory of the heap can be had then.
+    pub(crate) fn may_be_handling(&self) -> bool {
+        self.handling.get() != 0
     }
 
     /// Whether the thread is inside a section.
