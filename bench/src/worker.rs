@@ -56,6 +56,7 @@ fn command(line: &str) -> Result<Duration> {
         "attach_cycle_remove" => attach_step(3, key, n),
         "tcp_pingpong_64" => tcp_pingpong(role, key, n),
         "request" => request(n),
+        "spin" => Ok(spin(n)),
         "remove" => remove(key),
         scale if scale.starts_with("scale_") => crate::scale::worker::command(scale, role, key, n),
         _ => bail!("no such test: {test}"),
@@ -94,6 +95,15 @@ fn shm_pingpong(role: u32, key: i32, n: u64) -> Result<Duration> {
         }
         Ok(())
     })
+}
+
+/// A loop with nothing in it: what a machine does by itself while a program runs.
+fn spin(n: u64) -> Duration {
+    let start = Instant::now();
+    (0..n).for_each(|turn| {
+        std::hint::black_box(turn);
+    });
+    start.elapsed()
 }
 
 fn sem_uncontended(key: i32, n: u64, flags: i32) -> Result<Duration> {

@@ -9,13 +9,14 @@
 //! | a ring is lost | the thread looks by itself ten times a second |
 //! | rings are lost again and again (a line that somebody has spoilt) | the thread gives up its bell for a while |
 //! | rings come that nobody meant | the thread looks, and sleeps on |
+//! | the kernel holds back further rings until those that came were read and written back | who is rung does that; a new owner's bell is made fit by the daemon |
 //! | the program closes descriptors that it does not know | the bell's: what is there now is no epoll instance, or one without our data. The line's: it is another file. Both are seen before harm is done |
 #![allow(unsafe_code)] // A descriptor's number kept without owning it; a system call that a signal handler may cut short.
 
 use crate::control::State;
 use crate::errno::Errno;
 use crate::futex::{self, Waited};
-use crate::{clock, place, process, socket};
+use crate::{clock, pages, place, process, raw, socket};
 use rustix::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::net::SendFlags;
 use std::cell::Cell;
@@ -37,6 +38,8 @@ static LINE: AtomicI32 = AtomicI32::new(-1);
 static DEVICE: AtomicU64 = AtomicU64::new(0);
 static INODE: AtomicU64 = AtomicU64::new(0);
 static IS_SOCKET: AtomicBool = AtomicBool::new(false);
+/// The ioctl by which the line rings; 0: rings are written to it.
+static CALL: AtomicU32 = AtomicU32::new(0);
 /// When it was last seen to be that still, in ticks.
 static SEEN: AtomicU64 = AtomicU64::new(0);
 /// For how long that is taken for granted: looking costs as much as ringing. A program would have to close descriptors that it does not know and open so many
@@ -51,20 +54,23 @@ pub(crate) struct Bell {
     /// 0: none.
     number: Cell<u16>,
     epoll: Cell<i32>,
+    /// Where rings are to be read and written back: a file of the same kind as the ring line. -1: nowhere.
+    device: Cell<i32>,
     lost: Cell<u32>,
     /// Sleeps until it is worth while asking for one.
     ask_in: Cell<u32>,
     pause: Cell<u32>,
 }
 
-/// A bell that no thread has: its number and its descriptor's.
-pub(crate) type Spare = (u16, i32);
+/// A bell that no thread has: its number, its epoll instance's and its device's.
+pub(crate) type Spare = (u16, i32, i32);
 
 impl Bell {
     pub(crate) const fn none() -> Bell {
         Bell {
             number: Cell::new(0),
             epoll: Cell::new(-1),
+            device: Cell::new(-1),
             lost: Cell::new(0),
             ask_in: Cell::new(0),
             pause: Cell::new(PAUSE),
@@ -79,7 +85,11 @@ impl Bell {
 
     /// The thread has (or, in a forked child, never had) none any more.
     pub(crate) fn take(&self) -> Option<Spare> {
-        let spare = (self.number.replace(0), self.epoll.replace(-1));
+        let spare = (
+            self.number.replace(0),
+            self.epoll.replace(-1),
+            self.device.replace(-1),
+        );
         self.lost.set(0);
         self.ask_in.set(0);
         self.pause.set(PAUSE);
@@ -94,9 +104,10 @@ impl Bell {
             return self.ask_in.set(left - 1);
         }
         match process::lock().bell() {
-            Some((number, epoll)) => {
+            Some((number, epoll, device)) => {
                 self.number.set(number);
                 self.epoll.set(epoll);
+                self.device.set(device);
                 self.lost.set(0);
             }
             None => self.wait_with_asking(),
@@ -114,6 +125,7 @@ impl Bell {
         crate::debug!("bell {} is given up", self.number.get());
         self.number.set(0);
         self.epoll.set(-1);
+        self.device.set(-1);
         self.lost.set(0);
         self.wait_with_asking();
     }
@@ -121,7 +133,7 @@ impl Bell {
     /// Waits for a ring, for no longer than `left`, unless `flag` is or becomes set by a handler of this thread.
     pub(crate) fn wait(&self, left: Duration, flag: &AtomicU32) -> Waited {
         match futex::wait_for_event(self.epoll.get(), left.min(SLICE), flag) {
-            Ok(Some(data)) if data == u64::from(self.number.get()) => Waited::Woken,
+            Ok(Some(data)) if data == u64::from(self.number.get()) && self.take_rings() => Waited::Woken,
             Ok(None) => Waited::TimedOut,
             Err(libc::EINTR) => Waited::Interrupted,
             // Another one's descriptor by now, closed, or a kernel that cannot do this.
@@ -130,6 +142,25 @@ impl Bell {
                 Waited::Unfit
             }
         }
+    }
+
+    /// Reads the rings that came and writes them back, where that is to be done. `false`: the device is not ours any more.
+    fn take_rings(&self) -> bool {
+        let number = self.device.get();
+        if number < 0 {
+            return true;
+        }
+        // SAFETY: whether the number is still ours is looked at before anything is read; for an instant after that see `ring`.
+        let device = unsafe { BorrowedFd::borrow_raw(number) };
+        let (same, inode) = (DEVICE.load(Ordering::Relaxed), INODE.load(Ordering::Relaxed));
+        if !socket::is_still(device, same, inode) {
+            return false;
+        }
+        let mut rings = [0u8; 256];
+        if let Ok(bytes) = rustix::io::read(device, &mut rings) {
+            let _ = rustix::io::write(device, &rings[..bytes]);
+        }
+        true
     }
 
     /// Whether a ring came as it should, or the thread noticed by itself that it is awaited.
@@ -163,6 +194,13 @@ pub(crate) fn ring(ring: &Ring) -> bool {
         }
         SEEN.store(now, Ordering::Relaxed);
     }
+    let call = CALL.load(Ordering::Relaxed);
+    if call != 0 {
+        return match pages::door(ring.space, ring.bell) {
+            Some(door) => ring_by_call(number, call, door),
+            None => false,
+        };
+    }
     let bytes = ring.write();
     let written = if IS_SOCKET.load(Ordering::Relaxed) {
         rustix::net::send(line, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
@@ -170,6 +208,13 @@ pub(crate) fn ring(ring: &Ring) -> bool {
         rustix::io::write(line, &bytes)
     };
     written == Ok(bytes.len())
+}
+
+fn ring_by_call(line: i32, call: u32, door: u32) -> bool {
+    let address = (&raw const door) as usize;
+    // SAFETY: the daemon says that this call reads 32 bits at the address; a file of another kind knows no such call.
+    let result = unsafe { raw::call4(libc::SYS_ioctl, line as usize, call as usize, address, 0) };
+    result >= 0
 }
 
 /// Gets the ring line, if this process has none and the domain has one. The caller holds no construct's lock.
@@ -186,7 +231,7 @@ pub(crate) fn get_line() {
     process::lock().line();
 }
 
-fn take_line(line: OwnedFd) {
+fn take_line(line: OwnedFd, call: u32) {
     if LINE.load(Ordering::Relaxed) >= 0 {
         return;
     }
@@ -196,6 +241,7 @@ fn take_line(line: OwnedFd) {
     let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
     DEVICE.store(stat.st_dev, Ordering::Relaxed);
     INODE.store(stat.st_ino, Ordering::Relaxed);
+    CALL.store(call, Ordering::Relaxed);
     IS_SOCKET.store(kind == rustix::fs::FileType::Socket, Ordering::Relaxed);
     // Release: pairs with the acquire in `ring`.
     LINE.store(socket::high(line).into_raw_fd(), Ordering::Release);
@@ -203,8 +249,10 @@ fn take_line(line: OwnedFd) {
 
 impl State {
     fn line(&mut self) {
-        if let Ok((Reply::Bell { .. }, descriptors)) = self.request(&Request::Bell { wait: false }, &[]) {
-            descriptors.into_iter().take(1).for_each(take_line);
+        if let Ok((Reply::Bell { call, .. }, descriptors)) = self.request(&Request::Bell { wait: false }, &[])
+        {
+            let line = descriptors.into_iter().next();
+            line.into_iter().for_each(|line| take_line(line, call));
         }
     }
 
@@ -214,12 +262,16 @@ impl State {
             return Some(spare);
         }
         match self.request(&Request::Bell { wait: true }, &[]) {
-            Ok((Reply::Bell { bell }, descriptors)) => {
+            Ok((Reply::Bell { bell, call }, descriptors)) => {
                 let mut descriptors = descriptors.into_iter();
-                descriptors.by_ref().take(1).for_each(take_line);
+                let line = descriptors.next();
+                line.into_iter().for_each(|line| take_line(line, call));
                 let waits = socket::high(descriptors.next()?);
+                let device = descriptors
+                    .next()
+                    .map_or(-1, |device| socket::high(device).into_raw_fd());
                 crate::debug!("bell {bell}, descriptor {}", waits.as_raw_fd());
-                (bell != 0).then(|| (bell, waits.into_raw_fd()))
+                (bell != 0).then(|| (bell, waits.into_raw_fd(), device))
             }
             Ok(_) => None,
             Err(failure) => {

@@ -110,6 +110,22 @@ pub(crate) fn semopm() -> Option<usize> {
     limit(layout::SEMOPM_AT)
 }
 
+/// The number by which a bell, or with 0 a front-end, is rung with nobody in between, if it is known.
+pub(crate) fn door(space: u16, bell: u16) -> Option<u32> {
+    let page = TIME.load(Ordering::Relaxed);
+    if ptr::eq(page, (&raw const NO_TIME).cast()) {
+        return None;
+    }
+    let row = |place: usize| {
+        // SAFETY: within a mapped time page, aligned to 8.
+        unsafe { AtomicU64::from_ptr(page.add(layout::DOORS_AT + 8 * place).cast()) }.load(Ordering::Relaxed)
+    };
+    (0..layout::DOORS)
+        .map(row)
+        .take_while(|&row| row != 0)
+        .find_map(|row| layout::number_of(row, space, bell))
+}
+
 /// An entry of the wait page.
 pub(crate) struct Entry(*mut u8);
 

@@ -248,10 +248,19 @@ impl<'a> Caller<'a> {
             Waited::Woken
         };
         let Some(word) = self.word(at) else { return pause() };
+        let same = || self.words.load32(at, WordsOrdering::SeqCst) == expected;
         if self.attachment.identity.space == 0 {
+            if self.has_bell() {
+                return self.wait_for_bell(left, same);
+            }
             // SAFETY: inside the mapping, which stays while the attachment is held.
             return match unsafe { futex::wait(word, expected, left, &self.thread.put_off) } {
-                Waited::Unfit => pause(),
+                Waited::Unfit => {
+                    // Memory of another machine: a bell, if the host has one to give.
+                    self.wants.set(true);
+                    self.attachment.from_afar.store(true, Ordering::Relaxed);
+                    pause()
+                }
                 other => other,
             };
         }
@@ -261,17 +270,10 @@ impl<'a> Caller<'a> {
         };
         self.wants.set(true);
         let sequence = entry.announce(expected, mapped.place(at));
-        let same = || self.words.load32(at, WordsOrdering::SeqCst) == expected;
         let waited = if !same() {
             Waited::Woken
-        } else if self.bell != 0 && self.bell == self.thread.bell.number() {
-            let waited = self.thread.bell.wait(left, &self.thread.put_off);
-            match waited {
-                Waited::Woken => self.thread.bell.came(true),
-                Waited::TimedOut if !same() => self.thread.bell.came(false),
-                _ => {}
-            }
-            waited
+        } else if self.has_bell() {
+            self.wait_for_bell(left, same)
         } else {
             // A bell that was given up while its number is shown: nobody wakes this entry, so for this once it looks by itself.
             let left = if self.bell == 0 {
@@ -292,6 +294,27 @@ impl<'a> Caller<'a> {
         } else {
             waited
         }
+    }
+
+    /// Whether this operation shows a bell that its thread still has.
+    fn has_bell(&self) -> bool {
+        self.bell != 0 && self.bell == self.thread.bell.number()
+    }
+
+    /// Waits for the bell, as long as the watched word is the same.
+    fn wait_for_bell(&self, left: Duration, same: impl Fn() -> bool) -> Waited {
+        if !same() {
+            return Waited::Woken;
+        }
+        let waited = self.thread.bell.wait(left, &self.thread.put_off);
+        match waited {
+            Waited::Woken => self.thread.bell.came(true),
+            Waited::TimedOut if !same() => self.thread.bell.came(false),
+            // The bell was given up: looked again.
+            Waited::Unfit => return Waited::Woken,
+            _ => {}
+        }
+        waited
     }
 
     /// Asks the daemon whether the owner of the lock lives.
@@ -402,7 +425,9 @@ impl World for Caller<'_> {
         if sleeper.space != identity.space {
             self.ring(sleeper, bell);
         } else if sleeper.space == 0 {
-            if let Some(word) = self.word(sleeper.at) {
+            if bell != 0 {
+                self.ring(sleeper, bell);
+            } else if let Some(word) = self.word(sleeper.at) {
                 futex::wake(word, i32::MAX);
             }
         } else if let Some(entry) = pages::entry(ticket) {
@@ -431,10 +456,8 @@ impl Caller<'_> {
         if bell::ring(&Ring { space, bell, at }) {
             return;
         }
-        if identity.space != 0 {
-            self.wants.set(true);
-            self.rang.set(true);
-        }
+        self.wants.set(true);
+        self.rang.set(true);
         let number = identity.socket.load(Ordering::Relaxed);
         if number < 0 {
             return;

@@ -246,7 +246,8 @@ pub enum Request {
     },
     /// In a guest whose port has bells: the line to ring others by, past the front-end, and for `wait` a bell that one thread may wait on. Answered by
     /// [`Reply::Bell`], with the line's descriptor, and with that of the bell, an epoll instance that is readable once or more after each ring and holds
-    /// the bell's number as its data. ENOSYS: this domain has none. ENOSPC: all are taken.
+    /// the bell's number as its data. Where domains ring each other with nobody in between (`Reply::Bell::call` is not 0) the bell's device comes after that: it is
+    /// readable after a ring until it was read, and what was read is to be written back. ENOSYS: this domain has none. ENOSPC: all are taken.
     Bell {
         /// Not only to ring.
         wait: bool,
@@ -395,10 +396,13 @@ pub enum Reply {
     Info(Info),
     /// To Tickets: indices into the wait page.
     Tickets(Vec<u32>),
-    /// To Bell, with one or two descriptors.
+    /// To Bell, with one to three descriptors.
     Bell {
         /// The bell's number; 0 if none was asked for.
         bell: u16,
+        /// 0: rings are written to the line. Else the ioctl on it that rings, with the address of the number that the time page has for the space and the bell
+        /// ([`crate::pages::door`]).
+        call: u32,
     },
     /// To AttachDomain, with a descriptor for each pool, in this order.
     DomainReady {

@@ -86,6 +86,13 @@ pub enum Up {
         /// How many.
         bytes: u32,
     },
+    /// To [`Down::Neighbour`]: what the neighbour binds to, one number for the front-end and one for each bell.
+    Doors {
+        /// The neighbour's space.
+        space: u16,
+        /// The numbers.
+        doors: Vec<u32>,
+    },
     /// Once a second.
     Heartbeat,
 }
@@ -137,6 +144,27 @@ pub enum Down {
     ReadBell {
         /// Which.
         bell: u16,
+    },
+    /// Another domain that may ring this one with nobody in between, where the port can do that: offer it doors, by [`Up::Doors`]. Said again after each welcome.
+    Neighbour {
+        /// Its futex space; this domain's own is among those that are told.
+        space: u16,
+        /// The port's number of its machine.
+        machine: u32,
+    },
+    /// What a neighbour offers to this domain, as in [`Up::Doors`].
+    Doors {
+        /// Its futex space.
+        space: u16,
+        /// The port's number of its machine.
+        machine: u32,
+        /// The numbers.
+        doors: Vec<u32>,
+    },
+    /// A neighbour is gone.
+    NeighbourGone {
+        /// Its futex space.
+        space: u16,
     },
     /// The back-end was restarted: say hello again and repeat what was not answered.
     Restarted,

@@ -6,6 +6,7 @@
 //! | [`frontend`] | the front-end: a guest's clients, its sleepers, the stream to the back-end |
 //! | [`clients`] | local clients' connections, processes and deaths: both daemons' |
 //! | [`keeper`] | the process that holds a daemon's descriptors and starts it again |
+//! | [`doors`] | bells by which domains ring each other with nobody in between: both daemons' |
 //! | [`process`] | what is needed of the operating system |
 //! | [`config`] | the configuration file |
 //! | [`sockets`] | the runtime directory |
@@ -16,6 +17,7 @@
 mod backend;
 mod clients;
 mod config;
+mod doors;
 mod frontend;
 mod keeper;
 mod process;

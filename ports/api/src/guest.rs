@@ -1,5 +1,6 @@
 //! What a front-end inside a domain needs of its port.
 
+use crate::direct::DirectBells;
 use rustix::fd::OwnedFd;
 use vshmem_wire::pool::PoolHeader;
 use vshmem_wire::{Memory, Window};
@@ -29,6 +30,15 @@ pub trait GuestPort: Send {
     /// # Errors
     /// If the machine was given bells that cannot be used.
     fn bells(&self) -> anyhow::Result<Option<Bells>> {
+        Ok(None)
+    }
+    /// Bells by which this domain and others ring each other with nobody in between, if the port has such; with `former`, those that a former life of the front-end
+    /// had ([`DirectBells::descriptors`]).
+    ///
+    /// # Errors
+    /// If they cannot be had: what is missing and what to do.
+    fn direct_bells(&self, former: Vec<OwnedFd>) -> anyhow::Result<Option<Box<dyn DirectBells>>> {
+        drop(former);
         Ok(None)
     }
     /// Told once the back-end has said which pools those of the domain's groups are: finds each among the memories that this machine was given. A port that

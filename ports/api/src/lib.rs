@@ -7,6 +7,7 @@
 //! | [`first_root`] | what a guest's kernel begins with, until the host's tree is there |
 //! | [`kernel`] | a distribution's kernel on the disk, with the modules that a guest needs |
 //! | [`device`] | what a port serves to hypervisors that somebody else starts |
+//! | [`direct`] | bells by which one domain rings another with nobody in between |
 //! | [`flags`] | what a port tells people to add to a virtual machine of their own |
 //! | [`guest`] | what a front-end inside a domain needs: its stream, its view of the memory |
 //! | `conformance` | what every port must do, as checks (feature `conformance`) |
@@ -17,6 +18,7 @@ pub mod boot;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod device;
+pub mod direct;
 pub mod first_root;
 pub mod flags;
 pub mod guest;

@@ -2,18 +2,21 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `bells` | the host's bells, where domains ring each other with nobody in between |
 //! | `boot` | the ports that start machines of their own, by name |
 //! | `device` | the ports whose machines somebody else may start |
 //! | `guest` | the port of a front-end, by name or by looking around |
 //! | `store` | where construct memory comes from |
 //! | `survey` | which ports work here, and what to do about those that do not |
 
+mod bells;
 mod boot;
 mod device;
 mod guest;
 mod store;
 mod survey;
 
+pub use bells::{HOST_MACHINE, direct_bells, machine_named};
 pub use boot::{BOOTABLE, boot, inside, joins_by, most_pools};
 pub use device::{SERVED, device_server, flags, port_of, readers};
 pub use guest::{GUESTS, guest, local_guest};

@@ -15,7 +15,9 @@ const MAP_GRANT_REF: libc::c_ulong = number(24, b'G', 0);
 const ALLOC_GREF: libc::c_ulong = number(24, b'G', 5);
 const BIND_INTERDOMAIN: libc::c_ulong = number(8, b'E', 1);
 const BIND_UNBOUND_PORT: libc::c_ulong = number(4, b'E', 2);
-const NOTIFY: libc::c_ulong = number(4, b'E', 4);
+const UNBIND: libc::c_ulong = number(4, b'E', 3);
+/// What rings.
+pub(crate) const NOTIFY: libc::c_ulong = number(4, b'E', 4);
 
 /// `GNTALLOC_FLAG_WRITABLE`.
 const WRITABLE: u16 = 1;
@@ -40,6 +42,15 @@ fn call(device: BorrowedFd<'_>, what: libc::c_ulong, words: &mut [u32]) -> io::R
 pub fn open(path: &Path, writable: bool) -> io::Result<OwnedFd> {
     let mode = if writable { OFlags::RDWR } else { OFlags::RDONLY };
     Ok(rustix::fs::open(path, mode | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Opens a device of events that never makes its reader wait.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_waiting_for_nothing(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 /// Has gntdev prepare the mapping of pages that `from` grants this domain: they can then be mapped, once, at the offset that is returned. Whether the
@@ -97,14 +108,35 @@ pub fn send_event(evtchn: impl AsFd, port: u32) -> io::Result<()> {
     call(evtchn.as_fd(), NOTIFY, &mut [port]).map(drop)
 }
 
-/// Takes the events that have come, and lets further ones come.
+/// Ends an event channel by its port of this side.
 ///
 /// # Errors
 /// The kernel's.
+pub fn end_events(evtchn: impl AsFd, port: u32) -> io::Result<()> {
+    call(evtchn.as_fd(), UNBIND, &mut [port]).map(drop)
+}
+
+/// Takes the events that have come, and lets further ones come.
+///
+/// # Errors
+/// The kernel's; AGAIN if none has come.
 pub fn take_events(evtchn: impl AsFd) -> io::Result<()> {
     let mut ports = [0; 64];
     let read = rustix::io::read(&evtchn, &mut ports)?;
+    if read == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     rustix::io::write(&evtchn, &ports[..read])?;
+    Ok(())
+}
+
+/// Lets events come by these ports of this side.
+///
+/// # Errors
+/// The kernel's.
+pub fn let_come(evtchn: impl AsFd, ports: &[u32]) -> io::Result<()> {
+    let bytes: Vec<u8> = ports.iter().flat_map(|port| port.to_ne_bytes()).collect();
+    rustix::io::write(&evtchn, &bytes)?;
     Ok(())
 }
 
@@ -121,9 +153,17 @@ mod tests {
                 ALLOC_GREF,
                 BIND_INTERDOMAIN,
                 BIND_UNBOUND_PORT,
+                UNBIND,
                 NOTIFY
             ],
-            [0x0018_4700, 0x0018_4705, 0x0008_4501, 0x0004_4502, 0x0004_4504]
+            [
+                0x0018_4700,
+                0x0018_4705,
+                0x0008_4501,
+                0x0004_4502,
+                0x0004_4503,
+                0x0004_4504
+            ]
         );
     }
 

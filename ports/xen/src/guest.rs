@@ -6,10 +6,12 @@
 //! - A descriptor opened for reading refuses mmap and mprotect for writing (EACCES); the node is mode 0600, so it cannot be opened again for more.
 //! - Whoever has a descriptor of gntdev can map with it whatever this *domain* is granted: within a domain it separates readers from writers, not constructs.
 
+use crate::bells::XenBells;
 use crate::here::Here;
 use crate::{line, map};
 use anyhow::{Context, bail};
 use rustix::fd::OwnedFd;
+use vshmem_port::direct::DirectBells;
 use vshmem_port::guest::GuestPort;
 use vshmem_wire::{Memory, Window};
 
@@ -40,6 +42,10 @@ impl GuestPort for XenGuest {
             tracing::info!("waiting for dom0 to offer a line");
         }
         line::take(&self.here)
+    }
+
+    fn direct_bells(&self, former: Vec<OwnedFd>) -> anyhow::Result<Option<Box<dyn DirectBells>>> {
+        Ok(Some(Box::new(XenBells::open(&self.here, former)?)))
     }
 
     fn window(&self, _: usize, _: bool) -> anyhow::Result<(OwnedFd, Window)> {

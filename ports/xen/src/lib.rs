@@ -9,10 +9,12 @@
 //! | [`holder`] | on the host: construct memory |
 //! | `map` | a descriptor for one mapping of granted pages |
 //! | [`line`] | the byte stream between a guest and dom0, over a granted page and an event channel |
+//! | [`bells`] | event channels by which domains ring each other |
 //! | [`guest`] | the stream and the memory, as a front-end inside a guest sees them |
 //!
 //! Nothing of Xen is needed to build it: what dom0 needs of Xen's libraries is loaded when it is used.
 
+pub mod bells;
 pub mod boot;
 pub mod devices;
 pub mod guest;

@@ -13,7 +13,9 @@ use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU32, Ordering};
 use vshmem_port::boot::{Boot, Inside};
 use vshmem_port::conformance::{CHECKS, Domain, Fixture, POOL_BYTES, boot, in_guest};
+use vshmem_port::direct::DirectBells;
 use vshmem_port::store::Store;
+use vshmem_port_xen::bells::XenBells;
 use vshmem_port_xen::boot::XenBoot;
 use vshmem_port_xen::guest::XenGuest;
 use vshmem_port_xen::here::Here;
@@ -68,6 +70,14 @@ struct Xen {
 impl Fixture for Xen {
     fn new_store(&self) -> anyhow::Result<Box<dyn Store>> {
         Ok(Box::new(GrantStore::new(POOL_BYTES)?))
+    }
+
+    fn direct_bells(&self) -> anyhow::Result<Option<Box<dyn DirectBells>>> {
+        Ok(Some(Box::new(XenBells::open(&Here::default(), Vec::new())?)))
+    }
+
+    fn machine(&self, name: &str) -> anyhow::Result<u32> {
+        Ok(Xenstore::open(&Here::default())?.domain_named(name)?.into())
     }
 
     fn start(&self, _: &dyn Store) -> anyhow::Result<Box<dyn Domain>> {

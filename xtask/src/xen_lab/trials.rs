@@ -18,13 +18,20 @@ struct Trial {
     seconds: u32,
 }
 
-const TRIALS: [Trial; 6] = [
+const TRIALS: [Trial; 7] = [
     Trial {
         package: "vshmem-testing-vm",
         target: "xen",
         tests: &[],
         short: Some(&[]),
         seconds: 420,
+    },
+    Trial {
+        package: "vshmem-testing-vm",
+        target: "xen_hypercalls",
+        tests: &[],
+        short: None,
+        seconds: 600,
     },
     Trial {
         package: "vshmem-guest",

@@ -63,6 +63,8 @@ pub(super) struct Guest {
     pub(super) port: String,
     pub(super) stream: Stream,
     pub(super) bells: Bells,
+    /// The port's number of its machine, where guests ring each other with nobody in between.
+    pub(super) machine: Option<u32>,
     /// Names its stay: a front-end that names another one belongs to a machine that was restored from a snapshot.
     pub(super) session: u64,
     /// It has said hello.
@@ -86,6 +88,7 @@ impl Guest {
             port,
             stream,
             bells: Bells::default(),
+            machine: None,
             session: 0,
             greeted: false,
             ask_again: false,
@@ -299,6 +302,7 @@ impl Backend {
             Up::Heartbeat => {}
             Up::Ring { space, at, bell } => self.ring(space, at, bell),
             Up::Bells { count } => guest.bells.opened(count),
+            Up::Doors { space, doors } => self.pass_doors_on(number, space, doors),
             Up::BellRead { bell, bytes } => guest.bells.was_read(bell, bytes),
             Up::Connect {
                 tag,
@@ -403,7 +407,9 @@ impl Backend {
             session,
             keys,
         };
-        self.tell(number, &welcome)
+        self.tell(number, &welcome)?;
+        self.introduce_neighbours(number);
+        Ok(())
     }
 
     fn tell(&mut self, number: u32, down: &Down) -> Result<(), StreamError> {
@@ -451,6 +457,7 @@ impl Backend {
         }
         self.keeper.drop_kept(start::guest_name(&guest));
         let _ = self.apply(Command::DomainDown { domain: guest.domain });
+        self.neighbour_gone(&guest);
     }
 
     /// Wakes sleepers: in space 0 whoever sleeps on the word at a place, in another one whoever waits on the bell, or else by ringing its front-end.
@@ -460,6 +467,10 @@ impl Backend {
             if let (Some(pool), Ok(at)) = (self.pools.get(&group), usize::try_from(at)) {
                 pages::wake_futex(pool, at);
             }
+            self.ring_direct(space, bell);
+            return;
+        }
+        if self.ring_direct(space, bell) {
             return;
         }
         let greeted = |guest: &Guest| guest.space == space && guest.greeted;
@@ -485,7 +496,9 @@ impl Backend {
 
     /// Rings every one of these spaces.
     pub(super) fn ring_all(&mut self, spaces: BTreeSet<u16>) {
+        self.ring_all_direct(0);
         for space in spaces {
+            self.ring_all_direct(space);
             let there = self.guests.iter().find(|(_, g)| g.space == space && g.greeted);
             let Some(number) = there.map(|(n, _)| *n) else {
                 continue;

@@ -9,6 +9,7 @@
 //! | [`requests`] | local clients' hellos and requests |
 //! | [`guests`] | guests' streams |
 //! | [`bells`] | guests' lines for ringing past their front-ends |
+//! | [`neighbours`] | guests that ring each other with nobody in between |
 //! | [`machines`] | sockets for machines that somebody else starts |
 //! | [`effects`] | what the registry wants done to construct memory |
 //! | [`stat`], [`behalf`] | reading and operating on sets and queues |
@@ -21,6 +22,7 @@ mod effects;
 mod guests;
 mod machines;
 mod memory;
+mod neighbours;
 mod requests;
 mod resident;
 mod start;
@@ -30,6 +32,7 @@ mod world;
 
 use crate::clients::{Clients, Event};
 use crate::config::Config;
+use crate::doors::{Doors, Former};
 use crate::keeper::{Journal, Keeper};
 use crate::process::heap::Heap;
 use crate::process::limit::Limit;
@@ -106,6 +109,9 @@ struct Backend {
     guests: BTreeMap<u32, Guest>,
     next_guest: u32,
     machines: Machines,
+    /// The host's bells with nobody in between, from the first guest on that has such; and what a former life had of them.
+    direct: Option<Doors>,
+    former_direct: Former,
     registry: Registry,
     stores: Stores,
     /// The groups' whole pools: sets and queues in them, and sleepers of space 0 to be woken on behalf of guests, are reached through them.

@@ -63,6 +63,9 @@ impl Backend {
             } => self.local_request(client, seq, body, descriptors, events),
             Event::Gone { client, exec } => {
                 self.heap.went();
+                if let Some(direct) = &mut self.direct {
+                    direct.take_back(client, &self.keeper);
+                }
                 let _ = self.apply(Command::Gone { client, exec });
             }
             Event::ForkAbandoned { fork } => self.fork_abandoned(fork),
@@ -228,6 +231,7 @@ impl Backend {
     ) {
         let (verdict, fds) = match body {
             Request::Ring { space, at, bell } => return self.ring(space, at, bell),
+            Request::Bell { wait } => self.give_bell(client, wait),
             Request::ForkPrepare => (self.fork_prepare(client, descriptors.pop()), Vec::new()),
             Request::AttachDomain { name, port } => {
                 match self.attach_domain(client, name, port, descriptors) {

@@ -146,6 +146,7 @@ impl Backend {
             None => TimePage::new(),
         }
         .context("making the time page")?;
+        let former_direct = crate::doors::former(&mut kept);
         let stores = Stores::open(&config, &mut kept)?;
         let Past {
             registry,
@@ -161,6 +162,8 @@ impl Backend {
             guests: BTreeMap::new(),
             next_guest: 1,
             machines: Machines::default(),
+            direct: None,
+            former_direct,
             registry,
             pools: map_pools(&stores)?,
             stores,

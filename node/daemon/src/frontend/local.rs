@@ -154,7 +154,17 @@ impl Frontend {
         }
     }
 
+    /// Somebody rang this daemon itself.
+    pub(super) fn own_door_rang(&mut self) {
+        if self.direct.as_ref().is_some_and(crate::doors::Doors::came) {
+            self.sleepers.look();
+        }
+    }
+
     fn give_bell(&mut self, client: u32, wait: bool) -> (Verdict, Vec<OwnedFd>) {
+        if let Some(direct) = &mut self.direct {
+            return direct.give(client, wait, &self.keeper);
+        }
         let Some(bells) = &mut self.bells else {
             return (Err(Failure::errno(libc::ENOSYS)), Vec::new());
         };
@@ -167,11 +177,11 @@ impl Frontend {
                 let why = format!("no descriptor for a bell: {e}");
                 (Err(Failure::because(libc::ENOSPC, why)), Vec::new())
             }
-            Ok((line, None)) => (Ok(Reply::Bell { bell: 0 }), vec![line]),
+            Ok((line, None)) => (Ok(Reply::Bell { bell: 0, call: 0 }), vec![line]),
             Ok((_, Some(None))) => (Err(Failure::errno(libc::ENOSPC)), Vec::new()),
             Ok((line, Some(Some((bell, waits))))) => {
                 self.note(&Entry::Bell { client, bell });
-                (Ok(Reply::Bell { bell }), vec![line, waits])
+                (Ok(Reply::Bell { bell, call: 0 }), vec![line, waits])
             }
         }
     }
@@ -216,6 +226,9 @@ impl Frontend {
         self.sleepers.take_back(client);
         if let Some(bells) = &mut self.bells {
             bells.take_back(client);
+        }
+        if let Some(direct) = &mut self.direct {
+            direct.take_back(client, &self.keeper);
         }
         self.requests.retain(|(c, _), _| *c != client);
         self.note(&if exec {

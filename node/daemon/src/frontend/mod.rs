@@ -18,6 +18,7 @@ mod sleepers;
 mod start;
 
 use crate::clients::{Clients, Event};
+use crate::doors::Doors;
 use crate::keeper::{Journal, Keeper};
 use crate::process::clock::Ticker;
 use crate::process::limit::Limit;
@@ -126,6 +127,8 @@ struct Frontend {
     sleepers: Sleepers,
     /// None where the port has none.
     bells: Option<Bells>,
+    /// Bells with nobody in between, where the port has such.
+    direct: Option<Doors>,
     looks: Ticker,
     time: TimePage,
     journal: Journal,
@@ -174,8 +177,9 @@ impl Frontend {
                 self.looks.came();
                 self.sleepers.look_around();
             }
+            Token::Bells(_) => self.own_door_rang(),
             // Only a back-end has these.
-            Token::Machine(_) | Token::Device(_) | Token::Bells(_) => {}
+            Token::Machine(_) | Token::Device(_) => {}
         }
         self.deal_with(events);
     }

@@ -5,6 +5,7 @@ use super::sleepers::{LOOK, Sleepers};
 use super::{Entry, Frontend, Setup};
 use crate::clients::Clients;
 use crate::config::SocketConfig;
+use crate::doors::{self, Doors};
 use crate::keeper::{Handover, Journal, Keeper};
 use crate::process::limit::Limit;
 use crate::process::pages::{self, TimePage, WaitPage};
@@ -88,6 +89,19 @@ fn open_bells(port: &dyn GuestPort, kept: &mut BTreeMap<String, OwnedFd>, keeper
     Some(bells)
 }
 
+/// Bells with nobody in between, if the port has such. Without them everything works, more slowly.
+fn open_direct(port: &dyn GuestPort, kept: &mut BTreeMap<String, OwnedFd>, keeper: &Keeper) -> Option<Doors> {
+    let (lines, state) = doors::former(kept);
+    let opened = port.direct_bells(lines).and_then(|bells| {
+        let doors = bells.map(|bells| Doors::new(bells, state, keeper));
+        doors.transpose()
+    });
+    opened.unwrap_or_else(|e| {
+        tracing::warn!("this domain is woken by its stream alone: {e:#}");
+        None
+    })
+}
+
 /// Clients of a former life, as its log tells: pid, start time, and whether the program was replaced.
 #[derive(Default)]
 struct Past {
@@ -158,6 +172,7 @@ impl Frontend {
         let page = page.context("making the wait page")?;
         let (journal, past) = recall(kept.remove(LOG))?;
         let bells = open_bells(&*port, &mut kept, &keeper);
+        let direct = open_direct(&*port, &mut kept, &keeper);
         let door = open_door(&setup, kept.remove(DOOR), &keeper)?;
         let mut frontend = Frontend {
             setup,
@@ -182,6 +197,7 @@ impl Frontend {
             windows: BTreeMap::new(),
             sleepers: Sleepers::new(page),
             bells,
+            direct,
             looks: clock::Ticker::new(LOOK).context("making a timer")?,
             time,
             journal,
@@ -209,6 +225,9 @@ impl Frontend {
         self.reactor.watch(self.looks.fd(), Token::Look)?;
         self.reactor.watch(&self.signals, Token::Signal)?;
         self.reactor.watch(self.stream.fd(), Token::Stream(0))?;
+        if let Some(door) = self.direct.as_ref().and_then(Doors::own) {
+            self.reactor.watch(door, Token::Bells(0))?;
+        }
         if let Some(socket) = self.keeper.socket() {
             self.reactor.watch(socket, Token::Keeper)?;
         }
@@ -229,6 +248,10 @@ impl Frontend {
             } else {
                 self.note(&Entry::Gone { client });
             }
+        }
+        let known = self.clients.known();
+        if let Some(direct) = &mut self.direct {
+            direct.keep_those(|client| known.contains(&client));
         }
         for (name, fd) in kept {
             let Some((fork, parent)) = name

@@ -73,6 +73,12 @@ pub(crate) fn handover() -> anyhow::Result<Option<Handover>> {
 }
 
 impl Keeper {
+    /// None, which keeps nothing.
+    #[cfg(test)]
+    pub(crate) const fn none() -> Self {
+        Keeper { socket: None }
+    }
+
     /// The socket to it, to be watched for its end.
     pub(crate) fn socket(&self) -> Option<&OwnedFd> {
         self.socket.as_ref()

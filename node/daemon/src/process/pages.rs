@@ -9,7 +9,9 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
-use vshmem_wire::pages::{ENTRY, MSGMAX_AT, RESTARTS_AT, SECONDS_AT, SEMOPM_AT, TICKETS};
+use vshmem_wire::pages::{
+    DOORS, DOORS_AT, ENTRY, MSGMAX_AT, RESTARTS_AT, SECONDS_AT, SEMOPM_AT, TICKETS, door,
+};
 use vshmem_words::{Mapping, Ordering, Words};
 
 /// Bytes of the time page.
@@ -90,6 +92,15 @@ impl TimePage {
             .store32(MSGMAX_AT, msgmax.saturating_add(1), Ordering::Relaxed);
         self.words
             .store32(SEMOPM_AT, semopm.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Writes whom this domain's clients ring by which numbers: space, bell, number. What there is no room for is rung by the daemons.
+    pub(crate) fn set_doors(&self, rows: &[(u16, u16, u32)]) {
+        for place in 0..DOORS {
+            let row = rows.get(place);
+            let row = row.map_or(0, |&(space, bell, number)| door(space, bell, number));
+            self.words.store64(DOORS_AT + 8 * place, row, Ordering::Release);
+        }
     }
 
     /// The seconds last written.

@@ -57,7 +57,7 @@ impl Guest {
             .client
             .try_ask_with(Request::Bell { wait: true }, &[])
             .unwrap();
-        let Ok(Reply::Bell { bell }) = verdict else {
+        let Ok(Reply::Bell { bell, call: 0 }) = verdict else {
             panic!("{verdict:?}")
         };
         let mut fds = fds.into_iter();
@@ -222,7 +222,8 @@ fn bells_ring_while_a_front_end_is_dead_and_after_any_daemon_was_killed() {
     let mut other = until("another front-end", || {
         Some(Client::hello(&b.front.socket(), None).ok()?.0)
     });
-    while let Some((Ok(Reply::Bell { bell }), _)) = other.try_ask_with(Request::Bell { wait: true }, &[]) {
+    while let Some((Ok(Reply::Bell { bell, .. }), _)) = other.try_ask_with(Request::Bell { wait: true }, &[])
+    {
         others.push(bell);
     }
     assert_eq!(others.len(), BELLS / 2 - 1);
@@ -252,7 +253,7 @@ fn who_has_no_bell_is_told_so_and_a_dead_clients_bell_is_given_again() {
     assert!(mine.iter().all(|bell| (1..=BELLS as u16).contains(&bell.number)));
     // To ring, nobody needs a bell.
     let (verdict, fds) = a.client.try_ask_with(Request::Bell { wait: false }, &[]).unwrap();
-    assert_eq!((verdict, fds.len()), (Ok(Reply::Bell { bell: 0 }), 1));
+    assert_eq!((verdict, fds.len()), (Ok(Reply::Bell { bell: 0, call: 0 }), 1));
     let mut helper = crate::helper::Helper::start_at(&a.front.socket(), None, None);
     assert_eq!(helper.say("bells"), (BELLS / 2).to_string());
     let mut late = crate::helper::Helper::start_at(&a.front.socket(), None, None);

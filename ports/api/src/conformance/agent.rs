@@ -1,6 +1,7 @@
 //! The agent: a program in a domain that does what a check tells it.
 
 use super::bells::Opened;
+use super::direct::Direct;
 use super::line::{Line, Lost};
 use super::region::Region;
 use super::script::{Add, Ask, Told};
@@ -32,6 +33,7 @@ pub fn serve(port: &dyn GuestPort) -> anyhow::Result<()> {
         regions: Vec::new(),
         rings: BTreeSet::new(),
         bells: Opened::default(),
+        direct: Direct::default(),
     };
     agent.tell(0, Told::Ready)?;
     loop {
@@ -50,6 +52,7 @@ struct Agent<'a> {
     regions: Vec<Option<Region>>,
     rings: BTreeSet<u32>,
     bells: Opened,
+    direct: Direct,
 }
 
 impl Agent<'_> {
@@ -96,6 +99,11 @@ impl Agent<'_> {
             Ask::Rung { bell, within } => self.bells.rung(bell, within).map(Told::Value),
             Ask::ReadBell { bell } => self.bells.read(bell).map(Told::Value),
             Ask::WriteRings { bytes, times } => self.bells.write(&bytes, times).map(Told::Value),
+            ask @ (Ask::OpenDoors
+            | Ask::OfferDoors { .. }
+            | Ask::BindDoors { .. }
+            | Ask::RingDoor { .. }
+            | Ask::DoorRung { .. }) => self.direct.perform(self.port, ask),
             Ask::Window => self.port.window(0, false).map(|(_, window)| match window {
                 Window::Direct => Told::Value(0),
                 Window::Whole { bytes } => Told::Value(bytes),

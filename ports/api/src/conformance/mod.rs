@@ -12,12 +12,13 @@
 //! | `agent` | the agent |
 //! | `machine` | a machine that the port boots, as a domain: for ports that can boot some |
 //! | `session` | a check's own view: the store, the domains and what it asks of them |
-//! | `memory`, `granted`, `stream`, `bells`, `hostile` | the checks |
+//! | `memory`, `granted`, `stream`, `bells`, `direct`, `hostile` | the checks |
 //!
 //! Not for what constructs mean: no check knows of a semaphore.
 
 mod agent;
 mod bells;
+mod direct;
 mod granted;
 mod hostile;
 mod line;
@@ -31,6 +32,7 @@ mod stream;
 pub use agent::serve;
 pub use machine::{boot, in_guest};
 
+use crate::direct::DirectBells;
 use crate::store::Store;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use session::Session;
@@ -45,6 +47,14 @@ pub trait Fixture {
     fn new_store(&self) -> anyhow::Result<Box<dyn Store>>;
     /// Starts a domain that reaches `store`, with the agent in it.
     fn start(&self, store: &dyn Store) -> anyhow::Result<Box<dyn Domain>>;
+    /// The host's bells with nobody in between, where the port has such.
+    fn direct_bells(&self) -> anyhow::Result<Option<Box<dyn DirectBells>>> {
+        Ok(None)
+    }
+    /// The port's number of the machine of a domain of this name, where the port has such bells.
+    fn machine(&self, name: &str) -> anyhow::Result<u32> {
+        anyhow::bail!("the machine of {name:?} has no number")
+    }
 }
 
 /// A domain that was started. Dropping it ends it and leaves nothing running.
@@ -98,6 +108,7 @@ pub const CHECKS: &[Check] = &[
     check("grants_of_others_map_nothing", granted::forged),
     check("a_thousand_rings_arrive_each_once_or_more", stream::rings),
     check("bells_ring_once_or_more_and_never_go_deaf", bells::bells),
+    check("domains_ring_each_other_with_nobody_in_between", direct::direct),
     check("messages_of_every_size_arrive_whole", stream::sizes),
     check("a_reader_that_sleeps_loses_nothing", stream::slow),
     check("a_killed_domain_is_noticed_and_the_others_go_on", stream::killed),

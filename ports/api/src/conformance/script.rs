@@ -65,6 +65,16 @@ pub(super) enum Ask {
     ReadBell { bell: usize },
     /// Write bytes to the ring line, as often as said, as far as it takes them: Value, the bytes written.
     WriteRings { bytes: Vec<u8>, times: u32 },
+    /// Open the port's bells with nobody in between: Value, how many doors there are.
+    OpenDoors,
+    /// Offer doors to a machine's domain: Numbers.
+    OfferDoors { machine: u32 },
+    /// Bind to what a machine's domain offers: Numbers.
+    BindDoors { machine: u32, doors: Vec<u32> },
+    /// Ring, as often as said: Value, how often that worked.
+    RingDoor { number: u32, times: u32 },
+    /// Wait for a ring at a door, at most so many milliseconds, and take it: Value, 1 if there was one.
+    DoorRung { door: u16, within: u32 },
     /// Send it back: Echo.
     Echo(Vec<u8>),
     /// End of the domain's own accord, without a word.
@@ -82,6 +92,8 @@ pub(super) enum Told {
     Region(usize),
     /// A value.
     Value(u64),
+    /// Numbers.
+    Numbers(Vec<u32>),
     /// A ring.
     Ring(u32),
     /// What was to be sent back.

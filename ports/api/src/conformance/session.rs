@@ -4,6 +4,7 @@ use super::line::{Line, Lost};
 use super::region;
 use super::script::{Ask, Told};
 use super::{Domain, Fixture};
+use crate::direct::DirectBells;
 use crate::store::{Mapped, PAGE, Reach, Serial, Store};
 use anyhow::{Context, bail, ensure};
 use std::time::Duration;
@@ -45,6 +46,16 @@ impl<'a> Session<'a> {
     /// Another group's memory, which no domain of this session is given.
     pub(super) fn other(&self) -> anyhow::Result<Session<'a>> {
         Session::new(self.fixture)
+    }
+
+    /// The host's bells with nobody in between.
+    pub(super) fn direct_bells(&self) -> anyhow::Result<Option<Box<dyn DirectBells>>> {
+        self.fixture.direct_bells()
+    }
+
+    /// The port's number of a domain's machine.
+    pub(super) fn machine(&self, peer: &Peer) -> anyhow::Result<u32> {
+        self.fixture.machine(peer.domain.name())
     }
 
     /// Starts a domain.

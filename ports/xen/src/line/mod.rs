@@ -29,7 +29,7 @@ const READY: &str = "data/vshmem/ready";
 /// The version of what stands there and in the pages.
 const VERSION: u32 = 1;
 /// How long a guest waits for dom0 to offer a line.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Dom0's end of a line to a guest: a stream socket. Its end is the guest's end.
 ///
