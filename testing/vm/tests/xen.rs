@@ -2,9 +2,10 @@
 //! destroyed while it holds a semaphore with SEM_UNDO. `cargo xtask xen-lab --test` runs it; elsewhere it is skipped, with the reason.
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use std::process::Command;
 use std::time::Duration;
-use vshmem_testing_vm::machine::finish;
+use vshmem_testing_vm::machine::{finish, signal};
 use vshmem_testing_vm::{Actor, Machine, Place, missing, scenario, xen_missing};
 
 const CREATE: &str = "01600";
@@ -49,6 +50,58 @@ fn three_parties(parties: &mut [Actor; 3]) -> Result<()> {
     Ok(())
 }
 
+/// Interrupts that event channels of a Vshmem daemon of this machine have made.
+fn events_here() -> Result<u64> {
+    let all = std::fs::read_to_string("/proc/interrupts")?;
+    let own = all.lines().filter(|line| line.contains("evtchn:vshmem"));
+    let count = |line: &str| {
+        let numbers = line.split_whitespace().skip(1);
+        numbers.map_while(|word| word.parse::<u64>().ok()).sum::<u64>()
+    };
+    Ok(own.map(count).sum())
+}
+
+/// One sleeps on a semaphore, the other wakes it.
+fn handoff((waits, wakes): (&mut Actor, &mut Actor), (set, number): (i64, u32)) -> Result<()> {
+    waits.tell(&format!("semop {set} {number}:-1"))?;
+    // Asleep by then, most often.
+    std::thread::sleep(Duration::from_millis(30));
+    wakes.number(&format!("semop {set} {number}:1"))?;
+    ensure!(waits.answer_within(Duration::from_secs(30))?.is_ok());
+    Ok(())
+}
+
+/// While the back-end is stopped, sleepers in dom0 and in a guest are woken by event channels, with nobody in between.
+fn woken_without_the_back_end(machine: &Machine, dom0: &mut Actor, guest: &mut Actor) -> Result<()> {
+    let set = dom0.number(&format!("semget 0x34 2 {CREATE}"))?;
+    guest.number("semget 0x34 2 0")?;
+    let mut rounds = |count: u32| -> Result<()> {
+        for _ in 0..count {
+            handoff((dom0, guest), (set, 0))?;
+            handoff((guest, dom0), (set, 1))?;
+        }
+        Ok(())
+    };
+    // Who has slept once gets a bell for the next time.
+    rounds(6)?;
+    let daemon = machine.daemon_pid()?;
+    signal(daemon, Signal::STOP)?;
+    let woken = events_here().and_then(|before| {
+        rounds(20)?;
+        Ok(events_here()? - before)
+    });
+    signal(daemon, Signal::CONT)?;
+    // A stopped daemon's own lines make one event each.
+    let woken = woken?;
+    println!("20 sleepers in dom0 were woken while the back-end was stopped: {woken} events");
+    ensure!(
+        woken >= 8,
+        "{woken} events in 20 rounds: sleepers in dom0 look by themselves"
+    );
+    dom0.number(&format!("semrm {set}"))?;
+    Ok(())
+}
+
 fn destroy(name: &str) -> Result<()> {
     let out = finish(
         Command::new("xl").args(["destroy", name]),
@@ -82,6 +135,9 @@ fn dom0_and_two_guests_share_and_survive() -> Result<()> {
     step("dom0 and a guest", || scenario::exchange(dom0, a))?;
     step("three parties", || three_parties(&mut parties))?;
     let [dom0, a, b] = &mut parties;
+    step("nobody in between", || {
+        woken_without_the_back_end(&machine, dom0, b)
+    })?;
     step("the back-end is killed, then a process", || {
         scenario::survives(&machine, dom0, b)
     })?;
