@@ -146,7 +146,6 @@ impl Backend {
             None => TimePage::new(),
         }
         .context("making the time page")?;
-        let former_direct = crate::doors::former(&mut kept);
         let stores = Stores::open(&config, &mut kept)?;
         let Past {
             registry,
@@ -163,7 +162,7 @@ impl Backend {
             next_guest: 1,
             machines: Machines::default(),
             direct: None,
-            former_direct,
+            former_direct: crate::doors::former(&mut kept),
             registry,
             pools: map_pools(&stores)?,
             stores,

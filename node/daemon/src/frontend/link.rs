@@ -154,26 +154,6 @@ impl Frontend {
                 let bytes = self.bells.as_ref().map_or(0, |bells| bells.read(bell));
                 self.tell(&Up::BellRead { bell, bytes });
             }
-            Down::Neighbour { space, machine } => {
-                let direct = self.direct.as_mut();
-                if let Some(doors) = direct.and_then(|d| d.offer(space, machine, &self.keeper)) {
-                    self.tell(&Up::Doors { space, doors });
-                }
-            }
-            Down::Doors {
-                space,
-                machine,
-                doors,
-            } => {
-                if let Some(direct) = &mut self.direct {
-                    direct.bind(space, machine, doors, &self.time, &self.keeper);
-                }
-            }
-            Down::NeighbourGone { space } => {
-                if let Some(direct) = &mut self.direct {
-                    direct.forget(space, &self.time, &self.keeper);
-                }
-            }
             Down::Restarted => {
                 tracing::warn!("the back-end was restarted");
                 self.greet();
@@ -190,6 +170,26 @@ impl Frontend {
                 tracing::warn!("the back-end has stopped: ending");
                 self.end = Some(Ok(()));
             }
+            of_neighbours => self.on_neighbour(of_neighbours),
+        }
+    }
+
+    /// What the back-end says of neighbours.
+    fn on_neighbour(&mut self, down: Down) {
+        let Some(direct) = &mut self.direct else { return };
+        match down {
+            Down::Neighbour { space, machine } => {
+                if let Some(doors) = direct.offer(space, machine, &self.keeper) {
+                    self.tell(&Up::Doors { space, doors });
+                }
+            }
+            Down::Doors {
+                space,
+                machine,
+                doors,
+            } => direct.bind(space, machine, doors, &self.time, &self.keeper),
+            Down::NeighbourGone { space } => direct.forget(space, &self.time, &self.keeper),
+            _ => {}
         }
     }
 
