@@ -12,6 +12,7 @@ the host need no front-end: they only need to reach the back-end's socket.
 
 Examples:
   vshmem join &
+  vshmem join --wait &
   vshmem join --port uml --domain web")]
 pub(crate) struct Join {
     /// Port that joins this machine to its host
@@ -20,6 +21,9 @@ pub(crate) struct Join {
     /// Domain that this machine must be: the host decides its name, this only checks it
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
+    /// Wait for a device and a stream that are plugged in later, and join again after they were pulled or the back-end stopped
+    #[arg(long)]
+    wait: bool,
     /// Folder of the socket [default: $VSHMEM_RUNTIME_DIR, else /run/vshmem for root and $XDG_RUNTIME_DIR/vshmem for others]
     #[arg(long, value_name = "DIR", help_heading = "Place")]
     runtime_dir: Option<PathBuf>,
@@ -31,6 +35,7 @@ pub(crate) fn run(options: &Join) -> Outcome {
         port: Some(options.port.clone()),
         domain: options.domain.clone(),
         runtime_dir: options.runtime_dir.clone(),
+        wait: options.wait,
     };
     vshmem_daemon::join(all, None).map_err(|error| Trouble::new("join", format!("{error:#}")))?;
     Ok(0)

@@ -10,6 +10,7 @@
 //! | [`process`] | what is needed of the operating system |
 //! | [`config`] | the configuration file |
 //! | [`sockets`] | the runtime directory |
+//! | [`waiting`] | a front-end that waits for what is plugged in later |
 //!
 //! [`serve`] and [`join`] are what the command calls; a program that calls them must begin with [`daemon_main`], since the keeper starts the daemon by
 //! executing the program it is in.
@@ -22,12 +23,14 @@ mod frontend;
 mod keeper;
 mod process;
 mod sockets;
+mod waiting;
 
 pub use config::{Memory, parse_size};
 pub use sockets::{DOMAINS, MAIN, runtime_dir};
 
 use anyhow::Context;
 use config::Config;
+use keeper::Ended;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -55,6 +58,8 @@ pub struct JoinOptions {
     pub domain: Option<String>,
     /// The runtime directory, over what the environment says.
     pub runtime_dir: Option<PathBuf>,
+    /// Wait for what is missing, and begin again after an end that nobody told it to come to.
+    pub wait: bool,
 }
 
 /// What a front-end in a process of the host's own kernel is given, instead of a port that it would find.
@@ -122,6 +127,7 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
         made,
         domains,
     )
+    .map(drop)
 }
 
 /// Keeps a daemon, and if that ends badly, removes what the last daemon left in the runtime directory.
@@ -132,7 +138,7 @@ fn keep(
     dir: &Path,
     made: bool,
     domains: Vec<String>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Ended> {
     kept.push((sockets::LOCK.into(), rustix::io::fcntl_dupfd_cloexec(&lock, 0)?));
     let end = keeper::keep(vshmem_wire::encode(&role), kept);
     if end.is_err() {
@@ -152,7 +158,7 @@ fn keep(
 /// # Errors
 /// If this machine is no guest, the back-end refuses it, or the daemon dies again and again.
 pub fn join(options: JoinOptions, given: Option<Given>) -> anyhow::Result<()> {
-    let mut setup = frontend::Setup {
+    let setup = frontend::Setup {
         port: options.port.unwrap_or_else(|| "auto".into()),
         domain: options.domain,
         runtime_dir: sockets::runtime_dir(options.runtime_dir.as_deref())?,
@@ -160,10 +166,17 @@ pub fn join(options: JoinOptions, given: Option<Given>) -> anyhow::Result<()> {
         log: "warn".into(),
     };
     start_logging(&setup.log);
+    if options.wait && given.is_none() {
+        return waiting::join(&setup);
+    }
     if given.is_none() {
         // What is missing is better said before there is a daemon.
         drop(vshmem_port_select::guest(&setup.port)?);
     }
+    join_once(setup, given).map(drop)
+}
+
+fn join_once(mut setup: frontend::Setup, given: Option<Given>) -> anyhow::Result<Ended> {
     let (lock, made) = sockets::lock(&setup.runtime_dir)?;
     setup.made_dir = made;
     let mut kept: Vec<(String, OwnedFd)> = Vec::new();
@@ -192,7 +205,11 @@ pub fn daemon_main() -> Option<ExitCode> {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e:#}");
-            ExitCode::FAILURE
+            if e.is::<keeper::ForGood>() {
+                ExitCode::from(keeper::FOR_GOOD)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     })
 }

@@ -16,6 +16,15 @@ pub struct Bells {
     pub lines: Vec<OwnedFd>,
 }
 
+/// Memory that was there and is not there any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// What was pulled, and what to do.
+    pub why: String,
+    /// Stands in the paths of its mappings, in `/proc/PID/maps`, and in no others'.
+    pub mapped: String,
+}
+
 /// A port, seen from inside a domain.
 pub trait GuestPort: Send {
     /// The port's name.
@@ -58,6 +67,11 @@ pub trait GuestPort: Send {
                 )
             }
         }
+    }
+    /// Memory that was chosen and has been taken out of the running machine since. Asked again and again. A port whose memory stays as long as the machine runs keeps
+    /// this default.
+    fn pulled(&self) -> Option<Pulled> {
+        None
     }
     /// A pool as this domain reaches it, for a client, open for writing or not, and how to map it: the one at this place among those that were told. Before any
     /// was told, 0 is the only one there is.

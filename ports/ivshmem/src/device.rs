@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Vendor and device, as sysfs writes them.
@@ -15,8 +16,8 @@ const VENDOR: &str = "0x1af4";
 const DEVICE: &str = "0x1110";
 
 /// What to do when there is no device.
-pub const ADD_ONE: &str = "stop this virtual machine and start it with an ivshmem device for the group's pool: on the host, `vshmem vm flags qemu \
-                           --domain NAME` prints what to add";
+pub const ADD_ONE: &str = "start this virtual machine with an ivshmem device for the group's pool (on the host, `vshmem vm flags qemu --domain NAME` prints what to \
+                           add), or plug one in while it runs (`vshmem vm flags qemu-monitor --domain NAME`)";
 
 /// One ivshmem device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Device {
     /// Size of BAR2; 0 without one.
     pub bytes: u64,
     folder: PathBuf,
+    /// Tells one that was plugged in again from the one that was pulled.
+    inode: u64,
 }
 
 /// The machine's ivshmem devices, in the order of their addresses. `sys` is where sysfs is mounted.
@@ -55,10 +58,13 @@ fn device(folder: &Path) -> Option<Device> {
     if !is("vendor", VENDOR) || !is("device", DEVICE) {
         return None;
     }
+    let (bytes, inode) =
+        std::fs::metadata(folder.join("resource2")).map_or((0, 0), |found| (found.len(), found.ino()));
     Some(Device {
         address: folder.file_name()?.to_string_lossy().into_owned(),
-        bytes: std::fs::metadata(folder.join("resource2")).map_or(0, |found| found.len()),
+        bytes,
         folder: folder.to_owned(),
+        inode,
     })
 }
 
@@ -77,7 +83,7 @@ pub fn report(sys: &Path) -> Vec<Result<String, String>> {
     let told = devices.iter().map(|device| {
         if device.bytes == 0 {
             return Err(format!(
-                "{} has no memory: its ivshmem server gave it none; is the back-end running, and is it its device.sock?",
+                "{} has no memory: its ivshmem server gave it none (is the back-end running, and is it its device.sock?), or it was plugged into a port without room for it",
                 device.address
             ));
         }
@@ -118,7 +124,8 @@ impl Device {
     pub fn open(&self, writable: bool) -> anyhow::Result<OwnedFd> {
         if self.bytes == 0 {
             bail!(
-                "ivshmem device {} has no memory (no BAR2): its ivshmem server gave it none; see to the server, or use ivshmem-plain",
+                "ivshmem device {} has no memory (no BAR2): its ivshmem server gave it none (see to the server, or use ivshmem-plain), or the port that it was plugged into had \
+                 no room for it (start the machine with -device pcie-root-port,…,pref64-reserve=N, N being twice the pool's size)",
                 self.address
             );
         }
@@ -135,6 +142,11 @@ impl Device {
             };
             anyhow::anyhow!("opening {}: {errno}{remedy}", memory.display())
         })
+    }
+
+    /// Whether this very device is in the machine still.
+    pub fn is_there(&self) -> bool {
+        std::fs::metadata(self.folder.join("resource2")).is_ok_and(|found| found.ino() == self.inode)
     }
 
     /// Without this its memory reads all ones.

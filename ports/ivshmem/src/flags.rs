@@ -1,4 +1,4 @@
-//! What to add to a virtual machine of somebody's own, so that it is a domain: QEMU's options, libvirt's elements.
+//! What to add to a virtual machine of somebody's own, so that it is a domain: QEMU's options, commands for its monitor, libvirt's elements.
 //!
 //! Two parts: a device for each pool of the domain's groups, and the virtio-serial port that leads to the back-end. Not for machines that Vshmem starts itself: `boot`
 //! has their command line.
@@ -12,7 +12,7 @@ use vshmem_wire::{Doors, PoolDoor};
 type Writer = fn(&Doors, Device) -> Result<Flags, String>;
 
 /// The kinds of readers, by name.
-pub const READERS: [(&str, Writer); 2] = [("qemu", qemu), ("libvirt", libvirt)];
+pub const READERS: [(&str, Writer); 3] = [("qemu", qemu), ("qemu-monitor", monitor), ("libvirt", libvirt)];
 
 /// Whether devices can show all pools.
 fn check_pools(doors: &Doors) -> Result<(), String> {
@@ -64,7 +64,7 @@ pub fn qemu(doors: &Doors, device: Device) -> Result<Flags, String> {
                     door.device
                 ));
                 add.push(format!(
-                    "-device ivshmem-doorbell,chardev=vshmem-device{of},vectors={vectors},master=off"
+                    "-device ivshmem-doorbell,id=vshmem{of},chardev=vshmem-device{of},vectors={vectors},master=off"
                 ));
             }
             Device::File => {
@@ -72,7 +72,9 @@ pub fn qemu(doors: &Doors, device: Device) -> Result<Flags, String> {
                     "-object memory-backend-file,id=vshmem-pool{of},share=on,mem-path={},size={}",
                     door.file, door.pool.bytes
                 ));
-                add.push(format!("-device ivshmem-plain,memdev=vshmem-pool{of},master=off"));
+                add.push(format!(
+                    "-device ivshmem-plain,id=vshmem{of},memdev=vshmem-pool{of},master=off"
+                ));
             }
         }
     }
@@ -95,6 +97,34 @@ pub fn qemu(doors: &Doors, device: Device) -> Result<Flags, String> {
         notes,
         guest: guest(),
     })
+}
+
+/// Commands for the monitor of a QEMU that runs already, one a line: what [`qemu`] adds, plugged in.
+///
+/// # Errors
+/// Those of [`qemu`].
+pub fn monitor(doors: &Doors, device: Device) -> Result<Flags, String> {
+    let mut flags = qemu(doors, device)?;
+    let commands = flags.text.lines().map(|line| {
+        let (option, value) = line.split_once(' ').unwrap_or((line, ""));
+        let command = match option {
+            "-chardev" => "chardev-add",
+            "-object" => "object_add",
+            _ => "device_add",
+        };
+        format!("{command} {value}")
+    });
+    flags.text = commands.collect::<Vec<_>>().join("\n");
+    flags.notes[0] = "These are commands for the monitor of a machine that runs (HMP; by QMP as human-monitor-command). In a machine of type q35 a PCI device can be plugged \
+                      into a port alone: start it with -device pcie-root-port,id=slot1,chassis=1,pref64-reserve=N and so on, one for each, N being twice the pool's size, and add ,bus=slot1 \
+                      and so on to the PCI devices (virtio-serial-pci and ivshmem)."
+        .to_owned();
+    flags.notes.push(
+        "In the guest `vshmem join --wait` finds what is plugged in. To pull a device: device_del with its id; who has mapped its memory there is killed. Pull \
+         no ivshmem-doorbell device out of a QEMU without KVM: QEMU 7.2 may crash."
+            .to_owned(),
+    );
+    Ok(flags)
 }
 
 /// Elements for `<devices>` of a libvirt domain.

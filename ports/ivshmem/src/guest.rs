@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use rustix::fd::OwnedFd;
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use vshmem_port::guest::GuestPort;
+use vshmem_port::guest::{GuestPort, Pulled};
 use vshmem_wire::Window;
 use vshmem_wire::pool::PoolHeader;
 
@@ -137,6 +137,18 @@ impl GuestPort for IvshmemGuest {
         Ok(())
     }
 
+    fn pulled(&self) -> Option<Pulled> {
+        let device = self.chosen.iter().find(|device| !device.is_there())?;
+        Some(Pulled {
+            why: format!(
+                "ivshmem device {} was pulled out of this machine, and with it a pool: who had mapped it was killed; plug it in again (on the host, `vshmem vm flags \
+                 qemu-monitor --domain NAME` prints how), then join again, unless `vshmem join --wait` does it by itself",
+                device.address
+            ),
+            mapped: format!("{}/resource2", device.address),
+        })
+    }
+
     fn window(&self, pool: usize, writable: bool) -> anyhow::Result<(OwnedFd, Window)> {
         let device = self.device(pool)?;
         let memory = device
@@ -234,6 +246,29 @@ mod tests {
         fill(root.path(), "0000:00:05.0", &wanted[0].write());
         let why = port.choose(&wanted).unwrap_err().to_string();
         assert!(why.contains("several") && why.contains("05.0"), "{why}");
+    }
+
+    #[test]
+    fn a_device_that_was_pulled_is_missed_even_if_one_was_plugged_in_since() {
+        let root = tempfile::tempdir().unwrap();
+        let address = "0000:00:04.0";
+        device::tests::put(root.path(), address, IVSHMEM, Some(8192));
+        fill(root.path(), address, &pool(8192).write());
+        let mut port = port(root.path());
+        assert_eq!(port.pulled(), None, "nothing was chosen yet");
+        port.choose(&[pool(8192)]).unwrap();
+        assert_eq!(port.pulled(), None);
+        let folder = root.path().join("bus/pci/devices").join(address);
+        std::fs::rename(&folder, root.path().join("gone")).unwrap();
+        let pulled = port.pulled().unwrap();
+        assert!(
+            pulled.why.contains("was pulled") && pulled.why.contains("join"),
+            "{}",
+            pulled.why
+        );
+        assert_eq!(pulled.mapped, "0000:00:04.0/resource2");
+        device::tests::put(root.path(), address, IVSHMEM, Some(8192));
+        assert_eq!(port.pulled(), Some(pulled), "another one is not that one");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`bells`] | lines for ringing and being rung past this daemon |
+//! | [`pulled`] | memory that is taken out of the running machine |
 //! | [`link`] | the stream: hello, requests under way, answers |
 //! | [`local`] | local clients: their hellos, requests, forks, deaths |
 //! | [`sleepers`] | the wait page: tickets, and waking those whose word has changed |
@@ -14,18 +15,19 @@
 mod bells;
 mod link;
 mod local;
+mod pulled;
 mod sleepers;
 mod start;
 
 use crate::clients::{Clients, Event};
 use crate::doors::Doors;
-use crate::keeper::{Journal, Keeper};
+use crate::keeper::{ForGood, Journal, Keeper};
 use crate::process::clock::Ticker;
 use crate::process::limit::Limit;
 use crate::process::pages::TimePage;
 use crate::process::reactor::{Reactor, Ready, Token};
 use crate::process::stream::Stream;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use bells::Bells;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
@@ -137,6 +139,8 @@ struct Frontend {
     /// Bounds lines that clients can cause.
     lines: Limit,
     restarts: u32,
+    /// Memory was pulled: for so many seconds processes that had mapped it have been seen.
+    pulled_for: Option<u32>,
     /// Set when the daemon is to end: what to say.
     end: Option<Result<(), String>>,
 }
@@ -200,6 +204,7 @@ impl Frontend {
         self.clients.expire(&self.reactor, events);
         self.sign_of_life();
         self.shorten_log();
+        self.look_for_memory();
     }
 
     fn keeper_ended(&mut self) {
@@ -221,13 +226,13 @@ impl Frontend {
         }
     }
 
-    /// Runs until the end, and says why it came.
+    /// Runs until the end, and says why it came: one that it came to by itself is nothing that another life could mend.
     fn until_the_end(&mut self) -> anyhow::Result<()> {
         while self.end.is_none() {
             self.turn()?;
         }
         match self.end.take() {
-            Some(Err(why)) => bail!(why),
+            Some(Err(why)) => Err(ForGood(why).into()),
             _ => Ok(()),
         }
     }

@@ -6,7 +6,7 @@ use super::{Entry, Frontend, Setup};
 use crate::clients::Clients;
 use crate::config::SocketConfig;
 use crate::doors::{self, Doors};
-use crate::keeper::{Handover, Journal, Keeper};
+use crate::keeper::{ForGood, Handover, Journal, Keeper};
 use crate::process::limit::Limit;
 use crate::process::pages::{self, TimePage, WaitPage};
 use crate::process::reactor::{Reactor, Token};
@@ -50,7 +50,8 @@ pub(crate) fn run(setup: Setup, handover: Handover) -> anyhow::Result<()> {
     let mut frontend = Frontend::start(setup, handover)?;
     frontend.greet();
     let end = frontend.until_the_end();
-    if end.is_ok() || frontend.domain.is_none() {
+    let for_good = |end: &anyhow::Error| end.is::<ForGood>();
+    if frontend.domain.is_none() || end.as_ref().map_or_else(for_good, |()| true) {
         frontend.stop();
     }
     end
@@ -205,6 +206,7 @@ impl Frontend {
             signals: signals::stop_signals().context("preparing for signals")?,
             lines: Limit::new(),
             restarts,
+            pulled_for: None,
             end: None,
         };
         frontend.set_up(door)?;

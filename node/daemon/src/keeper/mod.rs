@@ -73,8 +73,25 @@ pub(crate) enum FromKeeper {
     Go,
 }
 
-/// Runs a daemon until it ends cleanly; starts it again when it dies. `kept` is what the first one gets.
-pub(crate) fn keep(role: Vec<u8>, kept: Vec<(String, OwnedFd)>) -> anyhow::Result<()> {
+/// An end that a daemon came to by itself, and that starting it again would not mend.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ForGood(pub(crate) String);
+
+/// The exit status of a daemon that ended so.
+pub(crate) const FOR_GOOD: u8 = 3;
+
+/// How what was kept came to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Somebody told it to stop.
+    Told,
+    /// By itself.
+    Itself,
+}
+
+/// Runs a daemon until it ends cleanly or for good; starts it again when it dies. `kept` is what the first one gets.
+pub(crate) fn keep(role: Vec<u8>, kept: Vec<(String, OwnedFd)>) -> anyhow::Result<Ended> {
     raise_descriptor_limit();
     let signals = signals::stop_signals().context("preparing for signals")?;
     let mut keeping = Keeping {
@@ -89,8 +106,14 @@ pub(crate) fn keep(role: Vec<u8>, kept: Vec<(String, OwnedFd)>) -> anyhow::Resul
     let mut restarts = 0;
     loop {
         let status = keeping.one_life(restarts, &signals)?;
-        if status.success() || keeping.stopping.is_some() {
-            return Ok(());
+        if keeping.stopping.is_some() {
+            return Ok(Ended::Told);
+        }
+        if status.success() {
+            return Ok(Ended::Itself);
+        }
+        if status.code() == Some(i32::from(FOR_GOOD)) {
+            bail!("the daemon has ended for good, see above");
         }
         if !keeping.ready {
             bail!("the daemon did not come up: {}", end_of(status));
@@ -108,7 +131,7 @@ pub(crate) fn keep(role: Vec<u8>, kept: Vec<(String, OwnedFd)>) -> anyhow::Resul
         // The first restart comes at once, later ones are spaced out.
         let pause = Duration::from_millis(50) * (1 << (deaths.len() - 1)) / 2;
         if deaths.len() > 1 && keeping.pause(pause, &signals) {
-            return Ok(());
+            return Ok(Ended::Told);
         }
         restarts += 1;
         tracing::warn!(restarts, kept = keeping.kept.len(), "starting the daemon again");

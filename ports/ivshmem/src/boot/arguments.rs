@@ -6,6 +6,7 @@
 //! | memory from a file, shared | virtiofsd reads and writes it |
 //! | `ivshmem-plain`, `master=off` | a snapshot must not carry the pool, nor write an old one over the live one |
 //! | virtio-serial `stdio` and `vshmem.0` | the program's streams, and the stream to the back-end |
+//! | `no_timer_check` | on a loaded host an emulated timer may be late at the one moment when the kernel looks whether it works at all; then it gives up |
 //! | `-no-reboot`, `panic=-1` | a guest whose kernel fails is over; its console says why |
 
 use crate::boot::accelerator::Accelerator;
@@ -133,7 +134,7 @@ fn devices(line: &mut Line, spec: &MachineSpec, parts: &Parts<'_>, placed: &str)
 
 /// The kernel's command line.
 fn kernel_line(spec: &MachineSpec) -> Result<String, BootError> {
-    let mut line = "console=ttyS0 quiet panic=-1 rdinit=/init --".to_owned();
+    let mut line = "console=ttyS0 quiet panic=-1 no_timer_check rdinit=/init --".to_owned();
     for word in &spec.init_args {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
         if word.is_empty() || !word.bytes().all(plain) {

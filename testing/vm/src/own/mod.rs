@@ -67,6 +67,37 @@ pub fn flags(machine: &Machine, domain: &str, more: &[&str]) -> Result<Vec<Strin
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 
+/// Options for ports of a machine that PCI devices can be plugged into: the second has room for a pool of 64 MiB.
+pub const PORTS: [&str; 4] = [
+    "-device",
+    "pcie-root-port,id=slot1,chassis=1",
+    "-device",
+    "pcie-root-port,id=slot2,chassis=2,pref64-reserve=128M",
+];
+
+/// What `vshmem vm flags qemu-monitor` prints for domain `own`, each PCI device in one of [`PORTS`].
+pub fn monitor_commands(machine: &Machine) -> Result<Vec<String>> {
+    let words = [
+        "vm",
+        "flags",
+        "qemu-monitor",
+        "--domain",
+        "own",
+        "--device",
+        "plain",
+    ];
+    let out = machine.vshmem(&words)?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    ensure!(out.status.success() && said.contains("pcie-root-port"), "{said}");
+    let text = String::from_utf8(out.stdout)?;
+    let slots = [("virtio-serial-pci", "slot1"), ("ivshmem-plain", "slot2")];
+    let placed = text.lines().map(|line| {
+        let slot = slots.iter().find(|(device, _)| line.contains(device));
+        slot.map_or_else(|| line.to_owned(), |(_, slot)| format!("{line},bus={slot}"))
+    });
+    Ok(placed.collect())
+}
+
 /// What machines are made of: made once, for any number of them.
 pub struct Maker {
     folder: tempfile::TempDir,
@@ -125,7 +156,7 @@ impl Maker {
         ]);
         command.arg("-kernel").arg(&self.kernel);
         command.arg("-initrd").arg(&self.root);
-        command.args(["-append", "console=ttyS0 quiet panic=-1"]);
+        command.args(["-append", "console=ttyS0 quiet panic=-1 no_timer_check"]);
         command.args(["-serial", &format!("file:{}", console.display())]);
         command.args(["-serial", "stdio"]);
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", door.display())]);
@@ -225,6 +256,16 @@ impl Own {
         }
     }
 
+    /// Waits until its kernel or a daemon of it has said this.
+    pub fn await_word(&self, word: &str) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while !self.console().contains(word) {
+            ensure!(Instant::now() < until, "{word:?} is not said: {}", self.console());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
     /// Starts its front-end, with these options, and waits until it serves.
     pub fn join(&mut self, options: &str) -> Result<()> {
         self.sh(&format!("vshmem join {options} >/dev/console 2>&1 &"))?;
@@ -234,7 +275,7 @@ impl Own {
 
     /// Starts an actor (`programs/actor.c`) in it.
     pub fn actor(&mut self) -> Result<()> {
-        self.sh("mkfifo /tmp/in /tmp/out")?;
+        self.sh("test -p /tmp/in || mkfifo /tmp/in /tmp/out")?;
         self.sh("vshmem run -- actor </tmp/in >/tmp/out 2>/dev/console &")?;
         self.sh("exec 3>/tmp/in 4</tmp/out && read -r ready <&4 && test \"$ready\" = ready")?;
         Ok(())
@@ -271,9 +312,10 @@ impl Own {
         let _ = self.child.wait();
     }
 
-    /// Waits until QEMU ends by itself.
-    pub fn ended(&mut self) -> Result<std::process::ExitStatus> {
-        crate::machine::wait(&mut self.child, PATIENCE)
+    /// Has its shell do what is the machine's end, and waits until QEMU has ended.
+    pub fn last_words(&mut self, line: &str) -> Result<()> {
+        writeln!(self.input.as_mut().context("closed")?, "{line}")?;
+        crate::machine::wait(&mut self.child, PATIENCE).map(drop)
     }
 }
 

@@ -64,6 +64,35 @@ impl Monitor {
         }
     }
 
+    /// A command in people's words: what the monitor says about it, which is nothing if it is done.
+    pub fn say(&mut self, command: &str) -> Result<String> {
+        let said = self.ask("human-monitor-command", json!({ "command-line": command }))?;
+        Ok(said.as_str().unwrap_or_default().trim().to_owned())
+    }
+
+    /// The same again and again until it is done.
+    pub fn insist(&mut self, command: &str) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let said = self.say(command)?;
+            if said.is_empty() {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < until, "{command}: {said}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// A command in people's words again and again until the answer does not have this in it.
+    pub fn until_silent_about(&mut self, command: &str, what: &str) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while self.say(command)?.contains(what) {
+            anyhow::ensure!(Instant::now() < until, "{command} still tells of {what}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
     /// Asks until the answer is as wanted.
     pub fn until(&mut self, command: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let until = Instant::now() + PATIENCE;

@@ -34,11 +34,12 @@ int main(int count, char **files) {
     return 0;
 }
 ";
-/// The first process. Each line's output goes back, and then its status.
+/// The first process. Each line's output goes back, and then its status. `pids NAME` are the processes whose command line begins so.
 const INIT: &str = "#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /run
 load /drivers/* || echo 'the drivers cannot be loaded'
 stty -F /dev/ttyS1 raw -echo
+pids() { for p in /proc/[0-9]*; do read -r c 2>/dev/null <$p/cmdline; case $c in \"$1\"*) echo ${p#/proc/};; esac; done; }
 exec 5<>/dev/ttyS1
 echo '~0' >&5
 while read -r line <&5; do
