@@ -98,6 +98,16 @@ fn signals_end_waits_and_only_waits() {
 }
 
 #[test]
+fn a_stop_ends_waits_at_semaphores_alone() {
+    part("stop");
+}
+
+#[test]
+fn a_signal_ends_one_wait() {
+    part("one");
+}
+
+#[test]
 fn undo_is_of_the_process_and_lasts_to_its_death() {
     part("undo");
 }

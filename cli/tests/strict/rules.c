@@ -88,6 +88,69 @@ static void signals_end_waits_and_only_waits(void) {
     CHECK(semctl(set, 0, IPC_RMID) == 0 && msgctl(queue, IPC_RMID, NULL) == 0);
 }
 
+// Who is only stopped for a while goes on waiting at a queue, and no longer at a semaphore: signal(7).
+static void a_stop_ends_waits_at_semaphores_alone(void) {
+    int set = new_set(1), queue = msgget(IPC_PRIVATE, 0600), status;
+    for (int at_queue = 0; at_queue < 2; at_queue++) {
+        pid_t child = fork();
+        if (child == 0) {
+            struct { long type; char text[8]; } message;
+            errno = 0;
+            int got = at_queue ? (int)msgrcv(queue, &message, 8, 0, 0) : op(set, 0, -1, 0);
+            _exit(got == -1 ? errno : 100 + got);
+        }
+        if (!at_queue)
+            UNTIL(waiters(set, 0) == 1);
+        usleep(100000);
+        CHECK(kill(child, SIGSTOP) == 0);
+        CHECK(waitpid(child, &status, WUNTRACED) == child && WIFSTOPPED(status));
+        usleep(100000);
+        CHECK(kill(child, SIGCONT) == 0);
+        usleep(200000);
+        struct { long type; char text[8]; } message = {1, "message"};
+        CHECK(msgsnd(queue, &message, 8, 0) == 0);
+        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+        CHECK(WEXITSTATUS(status) == (at_queue ? 108 : EINTR));
+        if (!at_queue)
+            CHECK(msgrcv(queue, &message, 8, 0, 0) == 8);
+    }
+    CHECK(semctl(set, 0, IPC_RMID) == 0 && msgctl(queue, IPC_RMID, NULL) == 0);
+}
+
+static void *waits_for_two(void *set) {
+    return (void *)(long)(op((int)(long)set, 0, -1, 0) == -1 ? errno : 0);
+}
+
+// A signal to the process is one thread's: the others wait on.
+static void a_signal_ends_one_wait(void) {
+    int set = new_set(1);
+    pthread_t threads[3];
+    void *results[3];
+    struct sigaction action = {.sa_handler = hit};
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0);
+    sigset_t alarm_only;
+    sigemptyset(&alarm_only);
+    sigaddset(&alarm_only, SIGALRM);
+    for (int i = 0; i < 3; i++)
+        CHECK(pthread_create(&threads[i], NULL, waits_for_two, (void *)(long)set) == 0);
+    // The first thread does not take it.
+    CHECK(pthread_sigmask(SIG_BLOCK, &alarm_only, NULL) == 0);
+    UNTIL(waiters(set, 0) == 3);
+    int before = hits;
+    CHECK(kill(getpid(), SIGALRM) == 0);
+    UNTIL(hits == before + 1 && waiters(set, 0) == 2);
+    usleep(200000);
+    CHECK(hits == before + 1 && waiters(set, 0) == 2);
+    CHECK(op(set, 0, 2, 0) == 0);
+    int interrupted = 0;
+    for (int i = 0; i < 3; i++) {
+        CHECK(pthread_join(threads[i], &results[i]) == 0);
+        interrupted += results[i] == (void *)(long)EINTR;
+    }
+    CHECK(interrupted == 1);
+    CHECK(semctl(set, 0, IPC_RMID) == 0);
+}
+
 static void undo_is_of_the_process_and_lasts_to_its_death(void) {
     int set = new_set(3);
     CHECK(semctl(set, 0, SETVAL, 1) == 0);
@@ -236,6 +299,8 @@ int main(int count, char **words) {
     static const struct { const char *name; void (*part)(void); } parts[] = {
         {"addresses", bad_addresses_give_efault},
         {"signals", signals_end_waits_and_only_waits},
+        {"stop", a_stop_ends_waits_at_semaphores_alone},
+        {"one", a_signal_ends_one_wait},
         {"undo", undo_is_of_the_process_and_lasts_to_its_death},
         {"blocked", the_blocked_are_killed_and_counted_no_more},
         {"children", attachments_count_for_children_until_they_execute},

@@ -282,11 +282,17 @@ impl State {
 
     /// The calling thread uses its undo list no more; with `begin` it gets a new one.
     pub(crate) fn leave_undo(&mut self, begin: bool) -> Result<()> {
+        let alone = thread::current().undo.get() != 0 || threads() < 2;
+        self.leave_undo_as(begin, alone)
+    }
+
+    /// The same for one of several threads, or one that is `alone`.
+    pub(crate) fn leave_undo_as(&mut self, begin: bool, alone: bool) -> Result<()> {
         let thread = thread::current();
         let identity = self.identity()?;
         let list = thread.list(&identity.undo);
         let whole = thread.undo.get() == 0;
-        let alone = !whole || threads() < 2;
+        let alone = !whole || alone;
         match self.ask(&Request::LeaveUndo { list, alone, begin })? {
             Reply::Undo(new) if whole && alone => identity.undo.store(new, Ordering::Relaxed),
             Reply::Undo(new) => thread.undo.set(new),

@@ -194,11 +194,22 @@ fn register_handlers() {
     }
 }
 
+static NEXT_SHARES: AtomicBool = AtomicBool::new(false);
+
+/// Whether the next child that fork() makes is to share this process's undo list.
+pub(crate) fn next_child_shares(shares: bool) {
+    if shares {
+        // The handlers must be there.
+        drop(lock());
+    }
+    NEXT_SHARES.store(shares, Ordering::Relaxed);
+}
+
 extern "C" fn before_fork() {
     if epoch() == 0 {
         return;
     }
-    prepare(false);
+    prepare(NEXT_SHARES.swap(false, Ordering::Relaxed));
 }
 
 fn prepare(shares: bool) {

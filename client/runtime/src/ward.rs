@@ -182,6 +182,42 @@ impl Runtime {
         result
     }
 
+    /// unshare(2) by a thread of the ward that has the list `own` for itself (0: none), and is `alone`: the list that it has for itself from then on.
+    pub fn leave_undo_in_ward(&self, own: u64, alone: bool, hands: &dyn Hands) -> Option<u64> {
+        let mut state = process::lock();
+        let mut new = None;
+        if hands.call().is_ok() {
+            state.thread.undo.set(own);
+            match state.leave_undo_as(true, alone) {
+                Ok(()) => new = Some(state.thread.undo.get()).filter(|list| *list != 0),
+                Err(errno) => crate::debug!("what is to undo stays: {errno}"),
+            }
+            state.thread.undo.set(0);
+        }
+        hands.release(state.segments.ranges());
+        new
+    }
+
+    /// A thread of the ward that had this list for itself has ended.
+    pub fn end_list(&self, list: u64) {
+        let mut state = process::lock();
+        state.thread.undo.set(list);
+        if let Err(errno) = state.leave_undo_as(false, false) {
+            crate::debug!("what is to undo stays: {errno}");
+        }
+        state.thread.undo.set(0);
+    }
+
+    /// What the calling thread does next is done for a thread of the ward that has this list of what is to undo; 0: the process's.
+    pub fn use_list(&self, list: u64) {
+        crate::thread::current().undo.set(list);
+    }
+
+    /// Whether the next child that this process forks shares what is to undo.
+    pub fn next_child_shares(&self, shares: bool) {
+        process::next_child_shares(shares);
+    }
+
     /// The ward executes another program: nothing is attached any more.
     pub fn ward_executed(&self) {
         let mut state = process::lock();

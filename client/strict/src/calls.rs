@@ -264,6 +264,13 @@ fn run(errands: BorrowedFd<'_>, errand: &Errand, descriptors: &[BorrowedFd<'_>])
     }
 }
 
+/// A thread that has a list of what is to undo for itself: its number, and how many threads its process has.
+pub(crate) fn leave_undo(n: &Notice, errands: BorrowedFd<'_>, own: u64) -> Option<u64> {
+    let hands = Supervisor::of(n, errands, Place::Any);
+    let alone = memory::threads_of(n.thread) < 2;
+    Runtime::global().leave_undo_in_ward(own, alone, &hands)
+}
+
 /// The supervisor, which holds the calling thread and has it do what is asked for. The call is thereby answered.
 struct Supervisor<'a> {
     notice: &'a Notice,

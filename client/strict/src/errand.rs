@@ -37,6 +37,8 @@ pub(crate) enum Order {
     Fork {
         /// The child.
         process: i32,
+        /// Whether it shares what is to undo.
+        shares: bool,
     },
 }
 
@@ -165,9 +167,23 @@ mod tests {
     fn messages_arrive_with_their_descriptors_until_the_end() {
         let (a, b) = pair().unwrap();
         let of = std::fs::File::open("/dev/null").unwrap();
-        send(&a, &Order::Fork { process: 7 }, &[of.as_fd()]).unwrap();
+        send(
+            &a,
+            &Order::Fork {
+                process: 7,
+                shares: true,
+            },
+            &[of.as_fd()],
+        )
+        .unwrap();
         let (order, descriptors) = receive::<Order, ORDER>(&b).unwrap().unwrap();
-        assert!(matches!(order, Order::Fork { process: 7 }));
+        assert!(matches!(
+            order,
+            Order::Fork {
+                process: 7,
+                shares: true
+            }
+        ));
         assert_eq!(descriptors.len(), 1);
         drop(a);
         assert!(receive::<Order, ORDER>(&b).unwrap().is_none());

@@ -69,6 +69,9 @@ pub(crate) const REMAP: [c_long; 4] = [
 /// Where segments are put that may be put anywhere. Below 39 bits, which is all that a guest of User-mode Linux has; whole multiples of 4 GiB.
 pub(crate) const WINDOW: Range<u64> = 0x30_0000_0000..0x40_0000_0000;
 
+/// Flags of unshare(2) by which a thread leaves the list of what is to undo.
+pub(crate) const LEAVES: i32 = libc::CLONE_SYSVSEM | libc::CLONE_NEWIPC;
+
 /// 32-bit numbers of System V calls: ipc(2), the later ones of their own (393 to 402), semtimedop_time64.
 const IPC_32: [u32; 12] = [117, 393, 394, 395, 396, 397, 398, 399, 400, 401, 402, 420];
 
@@ -226,6 +229,13 @@ fn program(pass: u64) -> Vec<sock_filter> {
     let numbers = IPC.iter().chain(&EXEC).chain(&FORK).chain(&IDENTITY);
     all.extend(numbers.flat_map(|number| hears(*number as u32)));
     all.extend(remaps(pass));
+    all.extend([
+        else_past(BPF_JEQ, libc::SYS_unshare as u32, 4),
+        load(argument(0)),
+        only_if(BPF_JSET, LEAVES as u32),
+        ask,
+        allow,
+    ]);
     all.extend([unless(BPF_JEQ, libc::SYS_clone as u32), allow]);
     all.extend([
         load(argument(0)),
@@ -346,6 +356,10 @@ mod tests {
         assert!(heard(call(ARCH_64, libc::SYS_clone, none)));
         let threads = [libc::CLONE_VM as u64, 0, 0, 0, 0, 0];
         assert!(!heard(call(ARCH_64, libc::SYS_clone, threads)));
+        let leaving = [LEAVES as u64 | libc::CLONE_FS as u64, 0, 0, 0, 0, 0];
+        assert!(heard(call(ARCH_64, libc::SYS_unshare, leaving)));
+        let staying = [libc::CLONE_FS as u64, 0, 0, 0, 0, 0];
+        assert!(!heard(call(ARCH_64, libc::SYS_unshare, staying)));
         for number in IPC_32 {
             assert!(heard(call(ARCH_32, number.into(), none)), "{number}");
         }

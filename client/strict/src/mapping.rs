@@ -237,7 +237,7 @@ fn denied(listener: BorrowedFd<'_>, notice: &Notice) -> Outcome {
         notice::answer(listener, notice.id, Err(libc::EACCES));
     } else {
         vshmem_runtime::error!(
-            "process {} is being traced: what it does to parts of segments is not counted",
+            "process {} is being traced: what it does to parts of segments or leaves to undo is not counted",
             notice.thread
         );
         notice::let_go(listener, notice.id);

@@ -98,6 +98,11 @@ pub(crate) fn mapped(thread: i32) -> Vec<(u64, u64)> {
     maps.lines().filter_map(range).collect()
 }
 
+/// How many threads the process of a thread has, as far as it matters.
+pub(crate) fn threads_of(thread: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{thread}/task")).map_or(1, |tasks| tasks.take(2).count())
+}
+
 /// Whether a thread still is one of a process.
 pub(crate) fn is_thread_of(thread: i32, process: i32) -> bool {
     // SAFETY: signal 0 is none.
@@ -158,21 +163,42 @@ impl Status {
         File::open(format!("/proc/{process}/task/{thread}/status")).map(Status)
     }
 
-    /// Whether a signal waits for the thread that it does not block.
-    pub(crate) fn signalled(&self) -> bool {
+    /// What signals the thread has.
+    pub(crate) fn signals(&self) -> Signals {
         let mut text = [0; 4096];
         let bytes = self.0.read_at(&mut text, 0).unwrap_or(0);
-        pending(&String::from_utf8_lossy(&text[..bytes]))
+        Signals::of(&String::from_utf8_lossy(&text[..bytes]))
     }
 }
 
-fn pending(status: &str) -> bool {
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-            .unwrap_or(0)
-    };
-    (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0
+/// The signals of a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Signals {
+    /// Those that it alone is to see to, and does not block.
+    pub(crate) own: u64,
+    /// Those that any thread of its process may see to, and this one does not block.
+    pub(crate) shared: u64,
+    /// Those that it blocks.
+    pub(crate) blocked: u64,
+    /// It is the only thread of its process.
+    pub(crate) alone: bool,
+}
+
+impl Signals {
+    fn of(status: &str) -> Signals {
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let mask = |name: &str| {
+            let hex = field(name).and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+            hex.unwrap_or(0)
+        };
+        let blocked = mask("SigBlk:");
+        Signals {
+            own: mask("SigPnd:") & !blocked,
+            shared: mask("ShdPnd:") & !blocked,
+            blocked,
+            alone: field("Threads:").is_some_and(|number| number.trim() == "1"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -221,12 +247,13 @@ mod tests {
     fn signals_count_unless_blocked() {
         let status = |pending_, blocked| {
             format!(
-                "Name:\tx\nSigPnd:\t0000000000000000\nShdPnd:\t{pending_:016x}\nSigBlk:\t{blocked:016x}\n"
+                "Name:\tx\nThreads:\t1\nSigPnd:\t0000000000000001\nShdPnd:\t{pending_:016x}\nSigBlk:\t{blocked:016x}\n"
             )
         };
-        assert!(pending(&status(0x200, 0)));
-        assert!(!pending(&status(0x200, 0x200)));
-        assert!(!pending(&status(0, 0)));
+        let signals = |pending_, blocked| Signals::of(&status(pending_, blocked));
+        assert_eq!((signals(0x200, 0).own, signals(0x200, 0).shared), (1, 0x200));
+        assert_eq!((signals(0x200, 0x201).own, signals(0x200, 0x201).shared), (0, 0));
+        assert!(signals(0, 2).alone && signals(0, 2).blocked == 2);
         let own = std::process::id() as i32;
         assert_eq!(process_of(own), Some(own));
         assert!(is_thread_of(own, own));

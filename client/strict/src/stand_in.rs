@@ -9,13 +9,14 @@
 //! | workers | take a call each, make it, answer it; there is always one free |
 //! | monitor | ends the wait of a call whose thread has a signal to see to, or is dead |
 //!
-//! Lock order: a worker's slot is taken alone.
+//! Lock order: a worker's slot is taken alone, and so are the lists.
 #![allow(unsafe_code)] // fork(2), signals.
 
 use crate::calls;
 use crate::errand::{self, Errand, ORDER, Order};
 use crate::memory::{self, Status};
 use crate::notice::{self, Notice};
+use crate::trace::{AGAIN_WITHOUT_HANDLER, Held, Pass, Trouble};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,11 +26,11 @@ use std::time::Duration;
 use vshmem_runtime::Runtime;
 
 /// How often the monitor looks.
-const TICK: Duration = Duration::from_millis(5);
-/// A call that has waited for so many ticks is looked at each so many only.
-const LONG: u32 = 20;
+const TICK: Duration = Duration::from_millis(2);
+/// A call that has waited for so many ticks is looked at each 8 only.
+const LONG: u32 = 50;
 /// After so many ticks without a waiting call the monitor sleeps.
-const IDLE: u32 = 20;
+const IDLE: u32 = 50;
 /// What ends a worker's wait.
 const NUDGE: i32 = libc::SIGUSR1;
 
@@ -51,6 +52,10 @@ pub(crate) struct Means {
 struct Slot {
     worker: i32,
     call: Mutex<Option<Notice>>,
+    /// The call's thread is sure to have a signal to see to.
+    certain: AtomicBool,
+    /// It is one of several that may see to a signal of their process.
+    perhaps: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -58,6 +63,8 @@ struct StandIn {
     means: Means,
     free: AtomicUsize,
     slots: Mutex<Vec<Arc<Slot>>>,
+    /// Threads of the process that have a list of what is to undo for themselves.
+    lists: Mutex<HashMap<i32, u64>>,
     monitor: Mutex<Option<Thread>>,
     monitor_sleeps: AtomicBool,
 }
@@ -91,6 +98,7 @@ fn serve(means: Means) -> ! {
         means,
         free: AtomicUsize::new(0),
         slots: Mutex::default(),
+        lists: Mutex::default(),
         monitor: Mutex::new(None),
         monitor_sleeps: AtomicBool::new(false),
     });
@@ -110,6 +118,8 @@ fn work(own: &Arc<StandIn>) -> ! {
     let slot = Arc::new(Slot {
         worker,
         call: Mutex::new(None),
+        certain: AtomicBool::new(false),
+        perhaps: AtomicBool::new(false),
     });
     lock(&own.slots).push(slot.clone());
     loop {
@@ -130,7 +140,7 @@ fn work(own: &Arc<StandIn>) -> ! {
                 Runtime::global().ward_executed();
                 done(own, None);
             }
-            Order::Fork { process } => fork(own, process, descriptors),
+            Order::Fork { process, shares } => fork(own, process, shares, descriptors),
         }
         own.free.fetch_add(1, Ordering::SeqCst);
     }
@@ -147,6 +157,8 @@ fn another(own: &Arc<StandIn>) {
 }
 
 fn call(own: &StandIn, slot: &Slot, notice: &Notice, identity: bool) {
+    slot.certain.store(false, Ordering::SeqCst);
+    slot.perhaps.store(false, Ordering::SeqCst);
     *lock(&slot.call) = Some(*notice);
     if own.monitor_sleeps.load(Ordering::SeqCst)
         && let Some(monitor) = &*lock(&own.monitor)
@@ -156,13 +168,44 @@ fn call(own: &StandIn, slot: &Slot, notice: &Notice, identity: bool) {
     if identity {
         Runtime::global().ward_changed();
     }
+    let list = lock(&own.lists).get(&notice.thread).copied().unwrap_or(0);
+    if i64::from(notice.number) == libc::SYS_unshare {
+        if let Some(new) = calls::leave_undo(notice, own.means.errands.as_fd(), list) {
+            lock(&own.lists).insert(notice.thread, new);
+        }
+        *lock(&slot.call) = None;
+        return;
+    }
+    Runtime::global().use_list(list);
     let kernel = || notice::let_go(&own.means.listener, notice.id);
     let result = calls::make(notice, own.means.errands.as_fd(), kernel);
     // From here on no nudge is sent; one that was is seen by the next system call, which begins anew.
     *lock(&slot.call) = None;
-    if let Some(result) = result {
+    if let Some(mut result) = result {
+        // As in Linux, queues are waited at again if the thread was only stopped for a while. (Semaphores are not.)
+        let queue = [libc::SYS_msgsnd, libc::SYS_msgrcv].contains(&notice.number.into());
+        if result == Err(libc::EINTR) && queue && slot.certain.load(Ordering::SeqCst) {
+            result = Err(AGAIN_WITHOUT_HANDLER);
+        }
+        if result == Err(libc::EINTR) && slot.perhaps.load(Ordering::SeqCst) && sees_to_it(own, notice) {
+            return;
+        }
         notice::answer(&own.means.listener, notice.id, result);
     }
+}
+
+/// Has a thread look for signals of its process, which the kernel may have meant for another one: if there is none it waits on. `false`: it cannot be held.
+fn sees_to_it(own: &StandIn, notice: &Notice) -> bool {
+    let by = Pass {
+        listener: own.means.listener.as_fd(),
+        number: 0,
+    };
+    match Held::take(by, notice) {
+        Ok(held) => held.let_go_again(),
+        Err(Trouble::Denied) => return false,
+        Err(Trouble::Gone) => {}
+    }
+    true
 }
 
 fn done(own: &StandIn, child: Option<&OwnedFd>) {
@@ -173,7 +216,7 @@ fn done(own: &StandIn, child: Option<&OwnedFd>) {
 }
 
 /// The process has forked, and attachments count for the child as well.
-fn fork(own: &StandIn, process: i32, descriptors: Vec<OwnedFd>) {
+fn fork(own: &StandIn, process: i32, shares: bool, descriptors: Vec<OwnedFd>) {
     let mut descriptors = descriptors.into_iter();
     let (Some(pidfd), Some(orders), Some(errands)) =
         (descriptors.next(), descriptors.next(), descriptors.next())
@@ -181,6 +224,8 @@ fn fork(own: &StandIn, process: i32, descriptors: Vec<OwnedFd>) {
         return done(own, None);
     };
     Runtime::global().child_stands_in_for(Some(pidfd));
+    Runtime::global().use_list(0);
+    Runtime::global().next_child_shares(shares);
     // SAFETY: the child goes on in this thread and uses nothing that another thread of the parent may have had locked.
     match unsafe { libc::fork() } {
         0 => {
@@ -215,6 +260,18 @@ struct Seen {
     signalled: bool,
 }
 
+/// Whether a call's wait is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    No,
+    /// Its thread is dead.
+    Dead,
+    /// Its thread must see to a signal.
+    Signalled,
+    /// Its thread, or another one, must see to a signal of the process.
+    Perhaps,
+}
+
 fn monitor(own: &StandIn) {
     let mut seen: HashMap<u64, Seen> = HashMap::new();
     let mut idle = 0;
@@ -222,6 +279,8 @@ fn monitor(own: &StandIn) {
         std::thread::sleep(TICK);
         let slots = lock(&own.slots).clone();
         let mut waiting = Vec::new();
+        // One signal of a process ends one wait.
+        let mut one_has_it = false;
         for slot in slots {
             let call = lock(&slot.call);
             if let Some(notice) = &*call {
@@ -231,14 +290,20 @@ fn monitor(own: &StandIn) {
                     status: None,
                     signalled: false,
                 });
-                if is_to_end(own, notice, known) {
-                    // SAFETY: numbers. The slot is locked: the worker is still at this call.
-                    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), slot.worker, NUDGE) };
+                let over = is_over(own, notice, known);
+                if over == Over::No || over == Over::Perhaps && one_has_it {
+                    continue;
                 }
+                one_has_it |= over == Over::Perhaps;
+                slot.certain.store(over == Over::Signalled, Ordering::SeqCst);
+                slot.perhaps.store(over == Over::Perhaps, Ordering::SeqCst);
+                // SAFETY: numbers. The slot is locked: the worker is still at this call.
+                unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), slot.worker, NUDGE) };
             }
         }
         seen.retain(|id, _| waiting.contains(id));
-        idle = if waiting.is_empty() { idle + 1 } else { 0 };
+        let busy = !waiting.is_empty() || apply_lists(own);
+        idle = if busy { 0 } else { idle + 1 };
         if idle > IDLE {
             own.monitor_sleeps.store(true, Ordering::SeqCst);
             let none = || lock(&own.slots).iter().all(|slot| lock(&slot.call).is_none());
@@ -251,21 +316,53 @@ fn monitor(own: &StandIn) {
     }
 }
 
-/// Whether a call's wait is over: its thread is dead, or has had a signal to see to for two looks.
-fn is_to_end(own: &StandIn, notice: &Notice, seen: &mut Seen) -> bool {
+/// Applies the lists of threads that have ended. Whether there are some of others.
+fn apply_lists(own: &StandIn) -> bool {
+    let mut lists = lock(&own.lists);
+    let mut ended = Vec::new();
+    lists.retain(|thread, list| {
+        let lives = memory::is_thread_of(*thread, own.means.process);
+        if !lives {
+            ended.push(*list);
+        }
+        lives
+    });
+    let left = !lists.is_empty();
+    drop(lists);
+    for list in ended {
+        Runtime::global().end_list(list);
+    }
+    left
+}
+
+/// Whether a call's wait is over. As in Linux a signal of the process is the first thread's, unless that blocks it; whose it is then is seen by who has
+/// not taken it for two looks.
+fn is_over(own: &StandIn, notice: &Notice, seen: &mut Seen) -> Over {
     seen.ticks += 1;
     // At the first look it has only just begun, most likely.
-    if seen.ticks == 1 || seen.ticks > LONG && !seen.ticks.is_multiple_of(4) {
-        return false;
+    if seen.ticks == 1 || seen.ticks > LONG && !seen.ticks.is_multiple_of(8) {
+        return Over::No;
     }
     if !notice::waits(&own.means.listener, notice.id) {
-        return true;
+        return Over::Dead;
     }
+    let process = own.means.process;
     if seen.status.is_none() {
-        seen.status = Status::of(own.means.process, notice.thread).ok();
+        seen.status = Status::of(process, notice.thread).ok();
     }
-    // A signal to the whole process may be another thread's, which takes it in no time.
+    let Some(signals) = seen.status.as_ref().map(Status::signals) else {
+        return Over::No;
+    };
+    if signals.own != 0 || signals.shared != 0 && signals.alone {
+        return Over::Signalled;
+    }
+    let firsts = notice.thread == process
+        || Status::of(process, process).is_ok_and(|first| signals.shared & first.signals().blocked != 0);
     let before = seen.signalled;
-    seen.signalled = seen.status.as_ref().is_some_and(Status::signalled);
-    before && seen.signalled
+    seen.signalled = signals.shared != 0 && firsts;
+    if before && seen.signalled {
+        Over::Perhaps
+    } else {
+        Over::No
+    }
 }

@@ -7,6 +7,8 @@
 //! | the same, by the 32-bit or x32 door | the process is stopped, with a message |
 //! | that cuts, moves or protects what is attached | goes to the stand-in, which has the thread make it and counts the pieces |
 //! | that makes a process, of one with segments attached | the stand-in forks, too |
+//! | that makes a process which shares what is to undo | the stand-in forks, too |
+//! | by which a thread leaves that | goes to the stand-in, which has the thread make it and leaves the list for it |
 //! | that executes a program | goes on; when the old memory is gone, so are the attachments |
 //! | that changes the user | goes on; the stand-in has the daemon look again |
 //!
@@ -196,6 +198,14 @@ impl Supervisor {
         let Some(process) = self.process_of(notice.thread) else {
             return self.let_go(notice);
         };
+        if number == libc::SYS_unshare {
+            return self.leave_undo(notice, process);
+        }
+        let flags = clone_flags(notice);
+        let shares = flags & libc::CLONE_SYSVSEM != 0;
+        if shares && flags & libc::CLONE_VM == 0 {
+            return self.fork(notice, process, true);
+        }
         let Some(ward) = self.wards.get_mut(&process) else {
             return self.let_go(notice);
         };
@@ -203,7 +213,10 @@ impl Supervisor {
             ward.identity = true;
         } else if !ward.attached.is_empty() {
             if !filter::EXEC.contains(&number) {
-                return self.fork(notice, process);
+                if flags & libc::CLONE_VM != 0 {
+                    return self.let_go(notice);
+                }
+                return self.fork(notice, process, false);
             }
             if ward.executing.is_none() {
                 ward.executing = Image::of(process).ok();
@@ -468,38 +481,48 @@ impl Supervisor {
 
     // The life of processes.
 
-    /// A process with segments attached makes another one, which then has them, too.
-    fn fork(&mut self, notice: &Notice, process: i32) {
-        if i64::from(notice.number) == libc::SYS_clone3 {
-            let mut flags = [0; 8];
-            let known = memory::read(notice.thread, notice.word(0), &mut flags);
-            if known.is_err() || u64::from_le_bytes(flags) & libc::CLONE_VM as u64 != 0 {
-                return self.let_go(notice);
-            }
+    /// A thread leaves the list of what is to undo.
+    fn leave_undo(&mut self, notice: &Notice, process: i32) {
+        if let Err(error) = self.order_call(notice, process) {
+            vshmem_runtime::error!("no stand-in for process {process}: {error}");
+            self.let_go(notice);
+        }
+    }
+
+    /// A process with segments attached, or one whose child is to share what is to undo, makes that child.
+    fn fork(&mut self, notice: &Notice, process: i32, shares: bool) {
+        if !self.wards.contains_key(&process)
+            && let Err(error) = self.stand_in_for(process)
+        {
+            vshmem_runtime::error!("no stand-in for process {process}: {error}");
+            return self.let_go(notice);
         }
         let held = match Held::take(self.whose(), notice) {
             Ok(held) => held,
             Err(Trouble::Gone) => return,
             Err(Trouble::Denied) => {
                 vshmem_runtime::error!(
-                    "process {process} is being traced: what its child has attached is not counted"
+                    "process {process} is being traced: what its child has attached is not counted, and it shares nothing that is to undo"
                 );
                 return self.let_go(notice);
             }
         };
         if let Ok(Forked::Child(child)) = held.fork(notice.number.into(), notice.arguments) {
-            if let Err(error) = self.forked(process, child.process) {
+            if let Err(error) = self.forked(process, child.process, shares) {
                 vshmem_runtime::error!("process {}: no stand-in: {error}", child.process);
             }
             child.let_go();
         }
     }
 
-    fn forked(&mut self, parent: i32, child: i32) -> io::Result<()> {
+    fn forked(&mut self, parent: i32, child: i32, shares: bool) -> io::Result<()> {
         let pidfd = memory::open(child)?;
         let (orders, its_orders) = errand::pair()?;
         let (errands, its_errands) = errand::pair()?;
-        let order = Order::Fork { process: child };
+        let order = Order::Fork {
+            process: child,
+            shares,
+        };
         let beside = [&pidfd, &its_orders, &its_errands];
         let made = self.order_and_wait(parent, &order, &beside);
         let its = made.and_then(|descriptors| descriptors.into_iter().next());
@@ -583,6 +606,22 @@ impl Supervisor {
             let _ = errand::send(&reports, &Report::Ended(status), &[]);
         }
         process > 0
+    }
+}
+
+/// With what flags of clone(2) a call makes a process or thread; 0 for all others.
+fn clone_flags(notice: &Notice) -> i32 {
+    match i64::from(notice.number) {
+        libc::SYS_clone => notice.int(0),
+        libc::SYS_clone3 => {
+            let mut flags = [0; 8];
+            match memory::read(notice.thread, notice.word(0), &mut flags) {
+                Ok(()) => u64::from_le_bytes(flags) as i32,
+                // The kernel will say so, too.
+                Err(_) => libc::CLONE_VM,
+            }
+        }
+        _ => 0,
     }
 }
 

@@ -21,6 +21,8 @@ use std::ptr;
 
 const EVENT_STOP: i32 = 128;
 const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
+/// ERESTARTNOHAND: the kernel makes it EINTR if it runs a handler, and otherwise makes the call again. Only for a thread that has a signal to see to.
+pub(crate) const AGAIN_WITHOUT_HANDLER: i32 = 514;
 /// `syscall`.
 const INSTRUCTION: [u8; 2] = [0x0f, 0x05];
 
@@ -235,6 +237,14 @@ impl Held {
             process: child as i32,
             parent: self,
         })))
+    }
+
+    /// Lets the thread see to its signals: if it runs a handler the call that it had asked for gives EINTR, and otherwise it makes that again.
+    pub(crate) fn let_go_again(mut self) {
+        self.registers.rax = i64::from(-AGAIN_WITHOUT_HANDLER) as u64;
+        let _ = set_registers(self.thread, &self.registers);
+        let _ = set_mask(self.thread, self.mask);
+        detach(self.thread, &self.late);
     }
 
     /// Lets the thread go on in its program with the result of the call that it had asked for.
