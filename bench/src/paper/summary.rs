@@ -59,13 +59,31 @@ impl<'a> Table<'a> {
 
     /// The median over the runs of the ratio of two models in the same run; `of` says what of a sample is compared. None if they have no run in common.
     pub fn ratio(&self, what: &What, over: &str, under: &str, of: fn(&Sample) -> f64) -> Option<f64> {
+        let ratios = self.ratios(what, over, under, of);
+        (!ratios.is_empty()).then(|| median(ratios.into_iter()))
+    }
+
+    /// The interval that holds the middle ratio of two models in the same run with 95 %, by the sign test: whatever the runs scatter like. None
+    /// with fewer than six runs in common, which cannot tell.
+    pub fn interval(
+        &self,
+        what: &What,
+        over: &str,
+        under: &str,
+        of: fn(&Sample) -> f64,
+    ) -> Option<(f64, f64)> {
+        let mut ratios = self.ratios(what, over, under, of);
+        ratios.sort_by(f64::total_cmp);
+        let skip = outside(ratios.len())?;
+        Some((*ratios.get(skip)?, *ratios.get(ratios.len() - 1 - skip)?))
+    }
+
+    fn ratios(&self, what: &What, over: &str, under: &str, of: fn(&Sample) -> f64) -> Vec<f64> {
         let below = self.samples(what, under);
-        let ratios: Vec<f64> = self
-            .samples(what, over)
+        self.samples(what, over)
             .iter()
             .filter_map(|a| Some(of(a) / of(below.iter().find(|b| b.run == a.run)?)))
-            .collect();
-        (!ratios.is_empty()).then(|| median(ratios.into_iter()))
+            .collect()
     }
 
     /// The ratio of the best runs of two models: what they can do when nothing else wants their cores, which a run of milliseconds on a shared
@@ -74,6 +92,22 @@ impl<'a> Table<'a> {
         let best = |model| self.samples(what, model).iter().map(|s| of(s)).reduce(f64::min);
         Some(best(over)? / best(under)?)
     }
+}
+
+/// How many of `runs` sorted values lie outside the interval at each end: so many that a median beyond them would be met in 5 % at most.
+fn outside(runs: usize) -> Option<usize> {
+    // Of coins thrown, the share in which so few show heads, or so few tails.
+    let (mut share, mut term) = (0.0, 2.0 * 0.5f64.powi(i32::try_from(runs).ok()?));
+    let mut skip = None;
+    for heads in 0..runs {
+        share += term;
+        if share > 0.05 {
+            break;
+        }
+        skip = Some(heads);
+        term *= (runs - heads) as f64 / (heads + 1) as f64;
+    }
+    skip
 }
 
 /// Nanoseconds of a sample: the program's, or the mean exchange's.
@@ -176,6 +210,31 @@ mod tests {
         assert_eq!(table.ratio_of_best(&what, "a", "b", time), Some(2.0));
         assert_eq!(table.ratio_of_best(&what, "a", "d", time), None);
         assert_eq!(lines(&samples).len(), 4);
+    }
+
+    #[test]
+    fn intervals_are_those_of_the_sign_test() {
+        // Tables of the sign test: which value from either end bounds the median with 95 %.
+        assert_eq!(
+            [5, 6, 8, 9, 11, 12, 15, 20].map(outside),
+            [
+                None,
+                Some(0),
+                Some(0),
+                Some(1),
+                Some(1),
+                Some(2),
+                Some(3),
+                Some(5)
+            ]
+        );
+        let samples: Vec<Sample> = (0..9)
+            .flat_map(|run| [sample("a", run, 10.0 + run as f64), sample("b", run, 10.0)])
+            .collect();
+        let table = Table::new(&samples);
+        let what = table.whats().next().unwrap().clone();
+        assert_eq!(table.interval(&what, "a", "b", time), Some((1.1, 1.7)));
+        assert_eq!(table.interval(&what, "a", "c", time), None);
     }
 
     #[test]
