@@ -3,11 +3,19 @@
 #include <sys/prctl.h>
 #include <linux/seccomp.h>
 
-extern void *__libc_malloc(size_t);
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
 static int counting, allocations;
 void *malloc(size_t bytes) {
     allocations += counting;
     return __libc_malloc(bytes);
+}
+void *calloc(size_t count, size_t bytes) {
+    allocations += counting;
+    return __libc_calloc(count, bytes);
+}
+void *realloc(void *old, size_t bytes) {
+    allocations += counting;
+    return __libc_realloc(old, bytes);
 }
 
 int main(void) {
