@@ -404,13 +404,14 @@ fn static_programs_in_a_uml_guest_keep_the_rules_and_meet_one_on_the_host() {
     ) else {
         return;
     };
-    let run = format!("{} run --strict --", env!("CARGO_BIN_EXE_vshmem"));
     let script = format!(
-        "for part in addresses signals undo blocked children; do {run} {} $part || exit 1; done; {run} {} first afar",
+        "for part in addresses signals undo blocked children; do {} $part || exit 1; done; {} first afar",
         rules.display(),
         meet.display()
     );
-    let guest = ["vm", "run", "--port", "uml", "--domain", "a", "--", "sh", "-c"];
+    let guest = [
+        "vm", "run", "--strict", "--port", "uml", "--domain", "a", "--", "sh", "-c",
+    ];
     let spawn = |command: &mut Command| {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(Stdio::piped()).spawn().expect("started")

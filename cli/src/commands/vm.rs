@@ -88,6 +88,9 @@ struct Run {
     /// Folder whose writes reach the host; new files there belong to the user who runs this command
     #[arg(long, value_name = "DIR")]
     bind: Vec<PathBuf>,
+    /// As `vshmem run --strict`, in the guest: serve system calls made past the C library too
+    #[arg(long)]
+    strict: bool,
     /// Seconds the program may run
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     timeout: Option<Duration>,
@@ -177,13 +180,14 @@ pub(crate) fn run(options: &Vm) -> Outcome {
 fn run_guest(options: &Run) -> Outcome {
     let found = program::find(&options.program[0])?;
     if !options.how.force {
-        program::check(&found, false)?;
+        program::check(&found, options.strict)?;
     }
     let library = preload::find()?;
     let port = port(&options.port)?;
     let (control, bells, pools) = make_domain(options, &port)?;
     let trouble = |error: std::io::Error| Trouble::new("guest", error).with_status(OURS);
-    let mut spec = GuestSpec::new(&port, &options.domain, options.program.clone()).map_err(trouble)?;
+    let mut spec =
+        GuestSpec::new(&port, &options.domain, words(options).map_err(trouble)?).map_err(trouble)?;
     spec.cpus = options.cpus.clone().map_or_else(Vec::new, |list| list.0);
     spec.memory = options.mem;
     spec.binds.clone_from(&options.bind);
@@ -204,6 +208,21 @@ fn run_guest(options: &Run) -> Outcome {
         Ok(outcome) => Ok(outcome.code()),
         Err(error) => Err(Trouble::new("vm run", &error).with_status(error.code())),
     }
+}
+
+/// What the guest runs.
+fn words(options: &Run) -> std::io::Result<Vec<OsString>> {
+    if !options.strict {
+        return Ok(options.program.clone());
+    }
+    let mut words = vec![std::env::current_exe()?.into_os_string()];
+    words.extend(["run", "--strict"].map(OsString::from));
+    if options.how.force {
+        words.push("--force".into());
+    }
+    words.push("--".into());
+    words.extend(options.program.iter().cloned());
+    Ok(words)
 }
 
 /// The port that was asked for, or the first that can start a guest here.

@@ -209,6 +209,8 @@ impl Supervisor {
         let Some(ward) = self.wards.get_mut(&process) else {
             return self.let_go(notice);
         };
+        // What is executed may have other capabilities.
+        ward.identity |= filter::EXEC.contains(&number);
         if filter::IDENTITY.contains(&number) {
             ward.identity = true;
         } else if !ward.attached.is_empty() {
