@@ -222,12 +222,16 @@ static void life(const char *verb, char **w, char **argv)
 		setenv("ACTOR_QUIET", "1", 1);
 		execv("/proc/self/exe", argv);
 		answer(-1);
-	} else if (!strcmp(verb, "alarm")) { /* alarm MS: SIGALRM with SA_RESTART */
+	} else if (!strcmp(verb, "alarm")) { /* alarm MS [again]: SIGALRM with SA_RESTART, once or each MS; 0: no more */
 		struct sigaction action = { .sa_handler = on_alarm, .sa_flags = SA_RESTART };
 		sigaction(SIGALRM, &action, NULL);
-		timer_t timer;
-		timer_create(CLOCK_MONOTONIC, NULL, &timer);
+		static timer_t timer;
+		static int made;
+		if (!made)
+			made = !timer_create(CLOCK_MONOTONIC, NULL, &timer);
 		struct itimerspec when = { .it_value = { number(w[0]) / 1000, number(w[0]) % 1000 * 1000000 } };
+		if (w[1])
+			when.it_interval = when.it_value;
 		answer(timer_settime(timer, 0, &when, NULL));
 	} else if (!strcmp(verb, "die")) {
 		raise(SIGKILL);

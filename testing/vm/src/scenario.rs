@@ -99,8 +99,10 @@ fn semaphores(a: &mut Actor, b: &mut Actor) -> Result<()> {
     ensure!(b.ask(&format!("semtimedop {id} 200 2:-1"))? == Err("EAGAIN".into()));
     ensure!(a.number(&format!("semncnt {id} 2"))? == 0);
     // A signal is EINTR, whatever SA_RESTART says.
-    b.number("alarm 1500")?;
+    // The command may be under way for longer than any one alarm waits.
+    b.number("alarm 700 again")?;
     ensure!(b.ask(&format!("semop {id} 2:-1"))? == Err("EINTR".into()));
+    b.number("alarm 0")?;
     // Wait for zero.
     a.number(&format!("semop {id} 1:1"))?;
     b.tell(&format!("semop {id} 1:0"))?;
