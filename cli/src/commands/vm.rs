@@ -79,7 +79,7 @@ struct Run {
     /// Kernel to boot, with its modules in /lib/modules [default: one in the cache or in /boot, else fetched from the distribution's archive into the cache]
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
-    /// Guest memory from huge pages
+    /// Guest memory from huge pages; the pool is of ordinary ones
     #[arg(long)]
     hugepages: bool,
     /// NUMA node of the host for guest memory and pool

@@ -41,6 +41,14 @@ impl HugePages {
     /// # Errors
     /// Why that cannot be done here.
     pub fn set_aside() -> Result<HugePages, String> {
+        HugePages::of_number(PAGES)
+    }
+
+    /// Sets so many aside.
+    ///
+    /// # Errors
+    /// Why that cannot be done here.
+    pub fn of_number(wanted: u64) -> Result<HugePages, String> {
         let why = |what: &str| format!("huge pages cannot be set aside here: {what}");
         if !Path::new(COUNT).exists() {
             return Err(why("the kernel has none"));
@@ -53,10 +61,10 @@ impl HugePages {
         let pages = HugePages { before, _lock: lock };
         let used = before.saturating_sub(free().ok_or_else(|| why("the default is not of 2 MiB"))?);
         // As many free ones as are wanted and no more: a test may say what happens when they are used up.
-        std::fs::write(COUNT, (used + PAGES).to_string()).map_err(|e| why(&e.to_string()))?;
+        std::fs::write(COUNT, (used + wanted).to_string()).map_err(|e| why(&e.to_string()))?;
         match free() {
-            Some(PAGES) => Ok(pages),
-            found => Err(why(&format!("the kernel gives {found:?} of {PAGES}"))),
+            Some(free) if free == wanted => Ok(pages),
+            found => Err(why(&format!("the kernel gives {found:?} of {wanted}"))),
         }
     }
 }

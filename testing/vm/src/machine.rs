@@ -200,6 +200,23 @@ pub fn program() -> PathBuf {
     built().join("vshmem")
 }
 
+/// The process that is the machine, below the one that started it.
+pub fn hypervisor(runner: i32) -> Result<i32> {
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        let Some((name, rest)) = stat.rsplit_once(')') else {
+            continue;
+        };
+        let parent = rest.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+        if parent == Some(runner) && name.contains("(qemu-system") {
+            return Ok(name.split(' ').next().unwrap_or_default().parse()?);
+        }
+    }
+    anyhow::bail!("{runner} has no machine")
+}
+
 /// Sends a signal to a process.
 pub fn signal(pid: i32, signal: rustix::process::Signal) -> Result<()> {
     let pid = rustix::process::Pid::from_raw(pid).context("no such pid")?;

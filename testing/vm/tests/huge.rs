@@ -1,11 +1,11 @@
 //! Segments of huge pages where the rules do not reach: a back-end that is killed, programs past the library, guests. The rules of shmget(2) and shmop(2) for them are
 //! `testing/rules`'.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use vshmem_testing_vm::actor::actor_program;
 use vshmem_testing_vm::huge::HugePages;
-use vshmem_testing_vm::machine::signal;
-use vshmem_testing_vm::{Actor, Machine, Place, missing, uml_available};
+use vshmem_testing_vm::machine::{hypervisor, signal};
+use vshmem_testing_vm::{Actor, Machine, Place, missing, qemu_missing, uml_available};
 
 /// SHM_HUGETLB, IPC_CREAT, IPC_EXCL and mode 0600.
 const HUGE: &str = "07600";
@@ -70,5 +70,63 @@ fn a_uml_guest_is_refused_segments_of_huge_pages() -> Result<()> {
         guest.ask(&format!("shmat {fine} 0"))?.is_ok(),
         "others are served on"
     );
+    Ok(())
+}
+
+/// Kilobytes of mappings of files with this in their names that a process has in huge pages, by /proc/PID/smaps.
+fn huge_kilobytes(pid: i32, file: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let (mut inside, mut sum) = (false, 0);
+    for line in text.lines() {
+        let (first, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        if !first.ends_with(':') {
+            inside = rest.contains(file);
+        } else if inside && ["Shared_Hugetlb:", "Private_Hugetlb:"].contains(&first) {
+            let number = rest.split_whitespace().next().context("a number")?;
+            sum += number.parse::<u64>()?;
+        }
+    }
+    Ok(sum)
+}
+
+#[test]
+fn a_qemu_guests_memory_is_in_huge_pages_where_that_is_asked_for() -> Result<()> {
+    let row = "a QEMU guest in huge pages";
+    if let Some(why) = qemu_missing() {
+        missing(row, &why);
+        return Ok(());
+    }
+    let _pages = match HugePages::of_number(64) {
+        Ok(pages) => pages,
+        Err(why) => {
+            missing(row, &why);
+            return Ok(());
+        }
+    };
+    let machine = Machine::start()?;
+    let mut command = machine.command(&[
+        "vm",
+        "run",
+        "--port",
+        "qemu",
+        "--domain",
+        "a",
+        "--mem",
+        "128M",
+        "--hugepages",
+        "--",
+    ]);
+    command.arg(actor_program()?);
+    let mut guest = Actor::from_command(command, Place::Qemu("a"))?;
+    let qemu = hypervisor(guest.host_pid())?;
+    let memory = huge_kilobytes(qemu, "memory")?;
+    ensure!(memory == 128 << 10, "{memory} kB of its memory are in huge pages");
+    // Its domain's constructs are the others' as ever.
+    let mut host = Actor::start(&machine, Place::Host)?;
+    let id = guest.number("shmget 0x53 4096 01600")?;
+    let at = guest.number(&format!("shmat {id} 0"))?;
+    guest.number(&format!("poke {at} 64 7"))?;
+    let here = host.number(&format!("shmat {id} 0"))?;
+    ensure!(host.number(&format!("peek {here} 64"))? == 7);
     Ok(())
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 use vshmem_testing_vm::actor::actor_program;
-use vshmem_testing_vm::machine::{finish, signal};
+use vshmem_testing_vm::machine::{finish, hypervisor, signal};
 use vshmem_testing_vm::{Actor, Machine, Place, missing, qemu_missing};
 
 const CREATE: &str = "01600";
@@ -36,23 +36,6 @@ fn eventually(party: &mut Actor, command: &str, expected: i64) -> Result<()> {
         );
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// The process that is the machine, below the one that started it.
-fn hypervisor(runner: i32) -> Result<i32> {
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
-            continue;
-        };
-        let Some((name, rest)) = stat.rsplit_once(')') else {
-            continue;
-        };
-        let parent = rest.split_whitespace().nth(1).and_then(|word| word.parse().ok());
-        if parent == Some(runner) && name.contains("(qemu-system") {
-            return Ok(name.split(' ').next().unwrap_or_default().parse()?);
-        }
-    }
-    anyhow::bail!("{runner} has no machine")
 }
 
 #[test]

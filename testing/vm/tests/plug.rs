@@ -59,6 +59,8 @@ fn what_is_plugged_into_a_running_qemu_joins_and_what_is_pulled_harms_nobody() -
         monitor.insist(&command.replace("vshmem-pool", "vshmem-pool-again"))?;
     }
     own.sh("exec 3>&- 4<&-")?;
+    // The former front-end tells of the deaths before it ends.
+    own.await_word("the daemon has ended for good")?;
     own.until("vshmem status")?;
     own.actor()?;
     ensure!(own.number("shmget 0x61 0 0")? == segment);

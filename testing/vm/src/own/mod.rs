@@ -258,12 +258,20 @@ impl Own {
 
     /// Waits until its kernel or a daemon of it has said this.
     pub fn await_word(&self, word: &str) -> Result<()> {
+        self.await_any(&[word])
+    }
+
+    /// Waits until its kernel or a daemon of it has said one of these.
+    pub fn await_any(&self, words: &[&str]) -> Result<()> {
         let until = Instant::now() + PATIENCE;
-        while !self.console().contains(word) {
-            ensure!(Instant::now() < until, "{word:?} is not said: {}", self.console());
+        loop {
+            let said = self.console();
+            if words.iter().any(|word| said.contains(word)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "none of {words:?} is said: {said}");
             std::thread::sleep(Duration::from_millis(100));
         }
-        Ok(())
     }
 
     /// Starts its front-end, with these options, and waits until it serves.
