@@ -17,6 +17,20 @@ const ON_ONE: &str = "one round trip on a bare stream, its ends on one CPU";
 /// The handoffs, compared with two native processes and with TCP.
 const HANDOFFS: [&str; 2] = ["sem_handoff", "msg_pingpong_64"];
 
+/// What a daemon is told whose guests are of this port.
+pub(crate) fn configuration(port: Option<&str>) -> Result<String> {
+    let granted = match port {
+        Some(port) => vshmem_port_select::boot(port)?.needs_grants(),
+        None => false,
+    };
+    let group = if granted {
+        "[group]\nmemory = \"grants\"\npool = \"64M\"\n"
+    } else {
+        ""
+    };
+    Ok(format!("log = \"warn\"\n{group}"))
+}
+
 /// A pair of guests with a network link of their own, and a worker in each.
 fn pair(
     place: &Place<'_>,
@@ -26,7 +40,8 @@ fn pair(
     env: &[(&str, &str)],
 ) -> Result<[Party; 2]> {
     let (a, b) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    let cards = [Arc::new(a), Arc::new(b)];
+    let has_network = vshmem_port_select::boot(port)?.has_network();
+    let cards = [a, b].map(|card| has_network.then(|| Arc::new(card)));
     let guest = |i: usize| {
         let guest = Guest {
             port,
@@ -79,6 +94,7 @@ fn spinning(
     tell: &mut dyn FnMut(&Row),
 ) -> Result<()> {
     let mut guests = pair(place, port, ["bench-a", "bench-b"], [0, 1], &[])?;
+    let has_network = vshmem_port_select::boot(port)?.has_network();
     let mut native = [
         Party::start(place, &Where::Local, 0, &[])?,
         Party::start(place, &Where::Local, 1, &[])?,
@@ -97,7 +113,7 @@ fn spinning(
         for round in 0..=4 * options.rounds {
             let value = play(&mut guests, name, key, n)?;
             let baseline = play(&mut native, name, key + 1, n)?;
-            let tcp = if HANDOFFS.contains(&name) && round % 4 == 0 {
+            let tcp = if has_network && HANDOFFS.contains(&name) && round % 4 == 0 {
                 Some(play(
                     &mut guests,
                     "tcp_pingpong_64",
@@ -175,7 +191,7 @@ fn sleeping_on_one(
     echo: &Echo,
 ) -> Result<Vec<(f64, f64)>> {
     let folder = tempfile::tempdir().context("a temporary directory")?;
-    let daemon = Daemon::start(place.program, folder.path(), "log = \"warn\"\n", Some(0))?;
+    let daemon = Daemon::start(place.program, folder.path(), &configuration(Some(port))?, Some(0))?;
     let place = Place {
         program: place.program,
         runtime: folder.path(),

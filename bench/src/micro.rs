@@ -90,8 +90,8 @@ const LOCAL: &[Local] = &[
 pub fn micro(options: &MicroOptions, tell: &mut dyn FnMut(&Row)) -> Result<()> {
     let folder = tempfile::tempdir().context("a temporary directory")?;
     // Messages of 64 KiB need limits raised; everything else is as by default.
-    let config = "log = \"warn\"\n[limits]\nmsgmax = 65536\nmsgmnb = 524288\n";
-    let daemon = Daemon::start(&options.program, folder.path(), config, None)?;
+    let config = guests::configuration(options.guests)? + "[limits]\nmsgmax = 65536\nmsgmnb = 524288\n";
+    let daemon = Daemon::start(&options.program, folder.path(), &config, None)?;
     let place = Place {
         program: &options.program,
         runtime: folder.path(),

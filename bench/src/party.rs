@@ -39,11 +39,14 @@ pub struct Guest {
     pub port: &'static str,
     /// Its domain.
     pub domain: &'static str,
-    /// Its network card: one end of a datagram socket pair.
-    pub card: Arc<OwnedFd>,
+    /// Its network card, if it has one: one end of a datagram socket pair.
+    pub card: Option<Arc<OwnedFd>>,
     /// Its address.
     pub address: &'static str,
 }
+
+/// How long a worker may take to get ready, a machine in a machine that software emulates included.
+const READY: Duration = Duration::from_secs(300);
 
 /// A running worker.
 pub struct Party {
@@ -77,8 +80,14 @@ impl Party {
                     guest.domain,
                     "--cpus",
                     &cpu.to_string(),
+                    "--boot-timeout",
+                    &READY.as_secs().to_string(),
                 ])
-                .args(["--network", &format!("{CARD},{}", guest.address), "--runtime-dir"])
+                .args(guest.card.iter().flat_map(|_| {
+                    let address = format!("{CARD},{}", guest.address);
+                    ["--network".to_owned(), address]
+                }))
+                .arg("--runtime-dir")
                 .arg(place.runtime)
                 .arg("--")
                 .arg(own)
@@ -89,7 +98,7 @@ impl Party {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let card = match at {
-            Where::Guest(guest) => Some(guest.card.clone()),
+            Where::Guest(guest) => guest.card.clone(),
             _ => None,
         };
         prepare(&mut command, cpu, card);
@@ -112,7 +121,7 @@ impl Party {
             answers,
             name: format!("{at:?}"),
         };
-        let first = party.answers.recv_timeout(Duration::from_secs(90));
+        let first = party.answers.recv_timeout(READY);
         match first.as_deref() {
             Ok("ready") => Ok(party),
             other => bail!("the worker at {} did not get ready: {other:?}", party.name),

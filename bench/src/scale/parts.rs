@@ -264,7 +264,7 @@ fn guest(options: &ScaleOptions, points: &mut Points<'_>) -> Result<Option<Strin
     let place = Where::Guest(Guest {
         port,
         domain: "scale",
-        card: Arc::new(card),
+        card: Some(Arc::new(card)),
         address: "10.0.0.1",
     });
     let mut party = machine.party(options, &place, CPU)?;

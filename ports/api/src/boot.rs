@@ -112,6 +112,16 @@ pub trait Boot: Send + Sync {
         false
     }
 
+    /// Whether a machine can be given a network card.
+    fn has_network(&self) -> bool {
+        true
+    }
+
+    /// Whether a machine reaches only what is granted to it: its groups' memory must be of that kind, and it is shown no pool.
+    fn needs_grants(&self) -> bool {
+        false
+    }
+
     /// How many streams a machine can take for bells: one for the ring line and one for each bell, or 0 if the port has none.
     fn bells(&self) -> usize {
         0

@@ -20,6 +20,11 @@ const HYPERCALL: u32 = 0x0020_100d;
 const SWITCH: u32 = 0x0002_800a;
 const OTHER_CPU: u32 = 0x0001_f003;
 const LOST: u32 = 0x0001_f001;
+/// So many pieces each kind of exchange is made in, and no new one is begun after this: on a busy machine, whose processors the guests must wait for, two parties that
+/// spin take turns at the scheduler's pace. Together there must be [`ENOUGH`] exchanges all the same.
+const PIECES: u64 = 10;
+const LONG: Duration = Duration::from_secs(30);
+const ENOUGH: u64 = 1_000_000;
 /// Exchanges of which one may make a hypercall that ticks do not explain.
 const SELDOM: u64 = 100;
 
@@ -152,13 +157,14 @@ fn domain_number(name: &str) -> Result<u32> {
         .with_context(|| format!("xl domid {name}"))
 }
 
-/// What was counted: seconds, and the hypercalls of either guest.
+/// What was counted: exchanges, seconds, and the hypercalls of either guest.
 struct Counted {
+    times: u64,
     seconds: f64,
     made: [u64; 2],
 }
 
-/// Has both workers, or the first alone, do something `times` times, and counts.
+/// Has both workers, or the first alone, do something up to `times` times, and counts.
 fn count(
     workers: &mut [Worker],
     domains: [u32; 2],
@@ -167,12 +173,17 @@ fn count(
 ) -> Result<Counted> {
     let trace = Trace::start(folder)?;
     let start = Instant::now();
-    for (role, worker) in workers.iter_mut().enumerate() {
-        worker.tell(test, role, key, times)?;
+    let (piece, mut made) = (times / PIECES, 0);
+    while made < times && start.elapsed() < LONG {
+        for (role, worker) in workers.iter_mut().enumerate() {
+            worker.tell(test, role, key, piece)?;
+        }
+        for worker in workers.iter_mut() {
+            worker.answer()?;
+        }
+        made += piece;
     }
-    for worker in workers.iter_mut() {
-        worker.answer()?;
-    }
+    let times = made;
     let seconds = start.elapsed().as_secs_f64();
     let counts = trace.end()?;
     let made = domains.map(|domain| counts.get(&domain).copied().unwrap_or(0));
@@ -183,7 +194,7 @@ fn count(
         made[0] as f64 / seconds,
         made[1] as f64 / seconds
     );
-    Ok(Counted { seconds, made })
+    Ok(Counted { times, seconds, made })
 }
 
 fn two_workers(machine: &Machine) -> Result<[Worker; 2]> {
@@ -212,22 +223,29 @@ fn a_million_exchanges_make_no_hypercall() -> Result<()> {
         ("sem_handoff", 0x72),
         ("msg_pingpong_64", 0x73),
     ] {
-        counted(2, (test, key, 1000))?;
+        counted(2, (test, key, 10 * PIECES))?;
     }
     let before = counted(2, ("spin", 0, 40_000_000))?;
     let exchanges = [
-        (2, ("shm_pingpong", 0x71, 400_000)),
-        (2, ("sem_handoff", 0x72, 300_000)),
-        (2, ("msg_pingpong_64", 0x73, 150_000)),
-        (1, ("sem_uncontended", 0x74, 1_000_000)),
-        (1, ("msg_pair_64", 0x75, 150_000)),
+        (2, ("shm_pingpong", 0x71, 600_000)),
+        (2, ("sem_handoff", 0x72, 100_000)),
+        (2, ("msg_pingpong_64", 0x73, 50_000)),
+        (1, ("sem_uncontended", 0x74, ENOUGH)),
+        (1, ("msg_pair_64", 0x75, 100_000)),
     ];
     let mut all = Vec::new();
     for (parties, what) in exchanges {
         all.push((parties, what, counted(parties, what)?));
     }
     let after = counted(2, ("spin", 0, 40_000_000))?;
-    for (parties, (test, _, times), counted) in all {
+    let exchanged: u64 = all.iter().map(|(_, _, counted)| counted.times).sum();
+    println!("{exchanged} exchanges in all");
+    ensure!(
+        exchanged >= ENOUGH,
+        "{exchanged} exchanges in all the time there was"
+    );
+    for (parties, (test, ..), counted) in all {
+        let times = counted.times;
         for guest in 0..parties {
             let rate = |of: &Counted| of.made[guest] as f64 / of.seconds;
             let ticks = rate(&before).max(rate(&after)) * counted.seconds;

@@ -67,6 +67,14 @@ impl XenBoot {
 }
 
 impl Boot for XenBoot {
+    fn has_network(&self) -> bool {
+        false
+    }
+
+    fn needs_grants(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), BootError> {
         Here::default().is_dom0().map_err(|why| unsupported(&why))?;
         xl()?;
