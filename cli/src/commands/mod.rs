@@ -18,4 +18,5 @@ pub(crate) mod share;
 pub(crate) mod status;
 pub(crate) mod top;
 pub(crate) mod vm;
+pub(crate) mod vm_attach;
 pub(crate) mod vm_flags;

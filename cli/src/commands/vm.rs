@@ -38,6 +38,8 @@ enum What {
     Run(Run),
     /// Print what to add to a virtual machine of your own
     Flags(super::vm_flags::Flags),
+    /// Bring in a guest that somebody else started, and serve its line until it ends
+    Attach(super::vm_attach::Attach),
 }
 
 /// Boots a guest on this host's own root, joins it to its groups and runs a program in it.
@@ -174,6 +176,7 @@ pub(crate) fn run(options: &Vm) -> Outcome {
     match &options.what {
         What::Run(options) => run_guest(options),
         What::Flags(options) => super::vm_flags::run(options),
+        What::Attach(options) => super::vm_attach::run(options),
     }
 }
 

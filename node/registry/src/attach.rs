@@ -87,6 +87,10 @@ impl Registry {
             .constructs
             .get(&serial)
             .ok_or_else(|| Failure::errno(EIDRM))?;
+        if !self.sees(record, construct) {
+            let why = "the construct is not shared with this domain any more";
+            return Err(Failure::because(EACCES, why));
+        }
         if writable && !record.writes.contains(&serial) {
             return Err(Failure::errno(EACCES));
         }

@@ -34,6 +34,7 @@ mod holding;
 mod invariants;
 mod life;
 mod limits;
+mod listing;
 mod lists;
 mod permission;
 mod pool;
@@ -46,6 +47,7 @@ mod state;
 pub use attach::OUT_OF_REACH;
 pub use command::{Command, Done, Effect, Outcome, Sweep};
 pub use config::{GroupConfig, Membership, MoreGroup, Quota, Route, Store, Uids};
+pub use listing::Listed;
 pub use registry::{ClientView, ConstructView, Registry};
 
 /// Size of a page: extents are multiples of it.

@@ -50,6 +50,19 @@ pub struct Mapped {
 // SAFETY: a `Mapped` is an address and two lengths; nothing is reached through it but by the unsafe code of whoever uses the address.
 unsafe impl Send for Mapped {}
 
+/// A construct that domains may see.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// Its id.
+    pub id: i32,
+    /// What there is to say of it, as words `name=value`.
+    pub what: String,
+    /// Who may see it.
+    pub by: &'a [Domain],
+}
+
 /// Where construct memory lives.
 pub trait Store: Send {
     /// Pool or per construct.
@@ -82,6 +95,16 @@ pub trait Store: Send {
         let (descriptor, window) = self.descriptor(serial, memory.writable)?;
         memory.window = window;
         Ok(descriptor)
+    }
+    /// A second has passed: time for what can be done ahead of use, or was waited for. Must be short.
+    fn second(&mut self) {}
+    /// Whether machines are to find constructs by [`Store::list`].
+    fn lists(&self) -> bool {
+        false
+    }
+    /// Shows each of the domains that are there what it may see, all of it. Whether that is under way; if not, it is to be said again later. Must not wait.
+    fn list(&mut self, _there: &[Domain], _seen: &[Seen<'_>]) -> bool {
+        true
     }
     /// The back-end stops for good: leaves nothing behind that would outlive its processes.
     fn retire(&mut self) {}

@@ -31,6 +31,26 @@ pub fn inside(port: &str) -> anyhow::Result<Box<dyn Inside>> {
     }
 }
 
+/// Ports whose machines, when somebody else started them, are given a line by a process that serves it.
+pub const LINED: &[&str] = &["xen"];
+
+/// A line to the running machine of that name, and the thread that serves it until either end is gone.
+///
+/// # Errors
+/// For a port that is not in [`LINED`], and what the port says.
+pub fn line(
+    port: &str,
+    machine: &str,
+) -> anyhow::Result<(std::os::fd::OwnedFd, std::thread::JoinHandle<()>)> {
+    match port {
+        "xen" => vshmem_port_xen::line::serve(machine),
+        _ => anyhow::bail!(
+            "machines of port {port:?} get no line; those of these do: {}",
+            LINED.join(", ")
+        ),
+    }
+}
+
 /// The port by which a guest of a bootable port joins (`vshmem join --port`).
 #[must_use]
 pub fn joins_by(port: &str) -> &str {

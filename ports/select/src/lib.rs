@@ -17,8 +17,8 @@ mod store;
 mod survey;
 
 pub use bells::{HOST_MACHINE, direct_bells, machine_named};
-pub use boot::{BOOTABLE, boot, inside, joins_by, most_pools};
+pub use boot::{BOOTABLE, LINED, boot, inside, joins_by, line, most_pools};
 pub use device::{SERVED, device_server, flags, port_of, readers};
 pub use guest::{GUESTS, guest, local_guest};
-pub use store::{file_store, grant_store, huge_page_sizes, huge_page_store, pool_store};
+pub use store::{Ahead, file_store, grant_store, huge_page_sizes, huge_page_store, pool_store};
 pub use survey::{Finding, devices, slow_memory, survey};

@@ -6,6 +6,8 @@ use vshmem_port::store::Store;
 use vshmem_port_local::{MemfdStore, PoolStore};
 use vshmem_port_xen::holder::GrantStore;
 
+pub use vshmem_port_xen::holder::Ahead;
+
 /// One sparse file of `bytes` bytes for all constructs of a group, which guests can be shown whole.
 ///
 /// # Errors
@@ -18,10 +20,10 @@ pub fn pool_store(bytes: u64) -> io::Result<Box<dyn Store>> {
 ///
 /// # Errors
 /// If this machine can grant nothing: the text says what is missing and what to do.
-pub fn grant_store(bytes: u64, record: Option<OwnedFd>) -> anyhow::Result<Box<dyn Store>> {
+pub fn grant_store(bytes: u64, ahead: Ahead, record: Option<OwnedFd>) -> anyhow::Result<Box<dyn Store>> {
     Ok(Box::new(match record {
-        Some(record) => GrantStore::again(record)?,
-        None => GrantStore::new(bytes)?,
+        Some(record) => GrantStore::again(record, ahead)?,
+        None => GrantStore::new(bytes, ahead)?,
     }))
 }
 

@@ -88,7 +88,13 @@ fn granting() -> Result<String, String> {
 
 fn inside(port: &str) -> Result<String, String> {
     guest(port)
-        .map(|_| format!("this machine is a guest: `vshmem join --port {port}`"))
+        .map(|_| match vshmem_port_xen::directory::read() {
+            Ok(found) if port == "xen" => format!(
+                "this machine is a guest: `vshmem join --port {port}`; dom0 shows it {} constructs",
+                found.len()
+            ),
+            _ => format!("this machine is a guest: `vshmem join --port {port}`"),
+        })
         .map_err(|why| format!("{why:#}"))
 }
 

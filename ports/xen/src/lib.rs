@@ -6,6 +6,7 @@
 //! | [`here`] | what of Xen this machine has: whether it runs on Xen, as dom0 or as a guest, and with which devices |
 //! | [`devices`] | the calls of Linux's Xen devices |
 //! | [`xenstore`] | Xenstore, by the kernel's device |
+//! | [`directory`] | constructs in Xenstore, where each guest finds those that it may see |
 //! | [`holder`] | on the host: construct memory |
 //! | `map` | a descriptor for one mapping of granted pages |
 //! | [`line`] | the byte stream between a guest and dom0, over a granted page and an event channel |
@@ -17,6 +18,7 @@
 pub mod bells;
 pub mod boot;
 pub mod devices;
+pub mod directory;
 pub mod guest;
 pub mod here;
 pub mod holder;

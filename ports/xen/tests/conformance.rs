@@ -19,7 +19,7 @@ use vshmem_port_xen::bells::XenBells;
 use vshmem_port_xen::boot::XenBoot;
 use vshmem_port_xen::guest::XenGuest;
 use vshmem_port_xen::here::Here;
-use vshmem_port_xen::holder::GrantStore;
+use vshmem_port_xen::holder::{Ahead, GrantStore};
 use vshmem_port_xen::inside::XenInside;
 use vshmem_port_xen::line;
 use vshmem_port_xen::xenstore::Xenstore;
@@ -69,7 +69,7 @@ struct Xen {
 
 impl Fixture for Xen {
     fn new_store(&self) -> anyhow::Result<Box<dyn Store>> {
-        Ok(Box::new(GrantStore::new(POOL_BYTES)?))
+        Ok(Box::new(GrantStore::new(POOL_BYTES, Ahead::default())?))
     }
 
     fn direct_bells(&self) -> anyhow::Result<Option<Box<dyn DirectBells>>> {

@@ -123,6 +123,12 @@ static void sem(const char *verb, char **w, int count)
 		for (long i = number(w[2]); i > 0 && r == 0; i--)
 			r = semop(id, &p, 1) < 0 || semop(id, &v, 1) < 0 ? -1 : 0;
 		answer(r);
+	} else if (!strcmp(verb, "semagain")) { /* semagain ID TIMES OPERATION...: all of them at once, again and again */
+		int n = parse_ops(w + 2, count - 2, ops);
+		long r = 0;
+		for (long i = number(w[1]); i > 0 && r == 0; i--)
+			r = semop(id, ops, n);
+		answer(r);
 	} else if (!strcmp(verb, "semval")) {
 		answer(semctl(id, number(w[1]), GETVAL));
 	} else if (!strcmp(verb, "semncnt")) {
@@ -203,6 +209,7 @@ static void perform(char **word, int count, char **argv);
 
 #include "raw.h"
 #include "settings.h"
+#include "grants.h"
 
 static void life(const char *verb, char **w, char **argv)
 {
@@ -245,7 +252,8 @@ static void life(const char *verb, char **w, char **argv)
 static void perform(char **word, int count, char **argv)
 {
 	const char *verb = word[0];
-	if (raw(verb, word + 1, count - 1, argv) || settings(verb, word + 1, count - 1, argv))
+	if (raw(verb, word + 1, count - 1, argv) || settings(verb, word + 1, count - 1, argv) ||
+	    grants(verb, word + 1, count - 1))
 		return;
 	if (!strncmp(verb, "shm", 3) || !strcmp(verb, "peek") || !strcmp(verb, "poke") || !strcmp(verb, "add") ||
 	    !strcmp(verb, "protect"))

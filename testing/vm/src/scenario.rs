@@ -235,3 +235,93 @@ pub fn survives(machine: &Machine, a: &mut Actor, b: &mut Actor) -> Result<()> {
     }
     Ok(())
 }
+
+/// The victim holds a SEM_UNDO and is stopped, as a whole, in the middle of an operation, with the set's lock in its hands; then it dies. `stopped` stops it and
+/// lets it go on.
+pub fn dies_with_the_lock(
+    a: &mut Actor,
+    victim: &mut Actor,
+    stopped: impl Fn(bool) -> Result<()>,
+    end: impl FnOnce(&mut Actor) -> Result<()>,
+) -> Result<()> {
+    let set = a.number(&format!("semget 0x43 4 {CREATE}"))?;
+    a.number(&format!("semset {set} 1 1"))?;
+    victim.number("semget 0x43 4 0")?;
+    victim.number(&format!("semop {set} 1:-1:1 2:5:1"))?;
+    let segment = a.number(&format!("shmget 0x43 4096 {CREATE}"))?;
+    victim.number(&format!("shmat {segment} 0"))?;
+    // Long operations: nearly always one of them has the lock.
+    let there_and_back = " 0:1:1 0:-1:1".repeat(150);
+    victim.tell(&format!("semagain {set} 1000000000{there_and_back}"))?;
+    let mut tries = 0;
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        stopped(true)?;
+        // An operation with SEM_UNDO needs the lock, whatever semaphore it is on.
+        a.tell(&format!("semop {set} 3:1:1"))?;
+        match a.answer_if_within(Duration::from_secs(3)) {
+            // The lock is in the stopped one's hands.
+            None => break,
+            Some(_) => stopped(false)?,
+        }
+        tries += 1;
+        ensure!(tries < 30, "the lock was never held when the victim was stopped");
+    }
+    end(victim)?;
+    ensure!(
+        a.answer_within(Duration::from_secs(30))?.is_ok(),
+        "whoever waited for the lock did not get it"
+    );
+    // What was held is given back once: the semaphore taken, those added; nothing of the operation under way is left.
+    for (number, expected) in [(0, "0"), (1, "1"), (2, "0")] {
+        eventually(a, &format!("semval {set} {number}"), expected)?;
+    }
+    let left = a.number(&format!("semval {set} 3"))?;
+    ensure!(left == tries + 1, "{left}, not {}", tries + 1);
+    a.number(&format!("semop {set} 1:-1"))?;
+    eventually(a, &format!("shmstat {segment}"), "4096 0 600")?;
+    a.number(&format!("shmrm {segment}"))?;
+    a.number(&format!("semrm {set}")).map(drop)
+}
+
+/// `b` forks while it has segments attached, one of them for reading only: its children have them at the same addresses, count, and see what others store.
+pub fn forks(a: &mut Actor, b: &mut Actor) -> Result<()> {
+    let id = a.number(&format!("shmget 0x44 12288 {CREATE}"))?;
+    let (ha, hb) = (
+        a.number(&format!("shmat {id} 0"))?,
+        b.number(&format!("shmat {id} 0"))?,
+    );
+    let read_only = b.number(&format!("shmat {id} 010000"))?;
+    a.number(&format!("poke {ha} 8192 31"))?;
+    b.number(&format!("child 1 peek {hb} 8192"))?;
+    ensure!(
+        b.ask("hear 1")? == Ok(vec!["31".into()]),
+        "the child sees nothing"
+    );
+    b.number(&format!("childstay 2 poke {hb} 4096 32"))?;
+    ensure!(b.ask("hear 2")? == Ok(vec!["0".into()]));
+    ensure!(
+        a.number(&format!("peek {ha} 4096"))? == 32,
+        "a child's store was not seen"
+    );
+    // One here, two of the parent's, two of the child's.
+    eventually(a, &format!("shmstat {id}"), "12288 5 600")?;
+    a.number(&format!("poke {ha} 0 33"))?;
+    b.number(&format!("child 3 peek {read_only} 0"))?;
+    ensure!(b.ask("hear 3")? == Ok(vec!["33".into()]));
+    b.number(&format!("child 4 protect {read_only}"))?;
+    ensure!(
+        b.ask("hear 4")? == Err("EACCES".into()),
+        "a child may write what its parent may only read"
+    );
+    b.number("kill 2 9")?;
+    eventually(a, &format!("shmstat {id}"), "12288 3 600")?;
+    ensure!(
+        b.number(&format!("peek {hb} 0"))? == 33,
+        "the parent lost its segment"
+    );
+    b.number(&format!("shmdt {hb}"))?;
+    b.number(&format!("shmdt {read_only}"))?;
+    a.number(&format!("shmdt {ha}"))?;
+    a.number(&format!("shmrm {id}")).map(drop)
+}

@@ -20,6 +20,7 @@ mod behalf;
 mod bells;
 mod effects;
 mod guests;
+mod listing;
 mod machines;
 mod memory;
 mod neighbours;
@@ -134,6 +135,8 @@ struct Backend {
     sums: Option<stat::Sums>,
     /// Bytes that all segments hold, and until when that is good enough.
     resident: Option<(u64, Instant)>,
+    /// Something may have changed that machines are shown.
+    unlisted: bool,
     heap: Heap,
     /// Log lines about corrupt constructs and missing memory.
     lines: Limit,
@@ -197,6 +200,8 @@ impl Backend {
         self.clients.expire(&self.reactor, events);
         self.heartbeats(seconds);
         self.machines_second();
+        self.stores.second();
+        self.show_constructs();
         self.heap.second();
         if self.keeper.socket().is_none() && self.clients.connections() == 0 && self.guests.is_empty() {
             let since = *self.alone_since.get_or_insert_with(Instant::now);
@@ -226,6 +231,7 @@ impl Backend {
         let entry = command
             .changes()
             .then(|| postcard::to_allocvec(&EntryRef::Command(now, &command)));
+        self.unlisted |= entry.is_some();
         let outcome = self.registry.apply(now, command);
         match entry {
             None => {}

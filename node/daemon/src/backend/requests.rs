@@ -2,15 +2,17 @@
 
 use super::Backend;
 use super::behalf::Permitted;
+use super::stores::Home;
 use crate::clients::{Event, Hello};
 use crate::process::pages;
 use rustix::fd::{AsFd, OwnedFd};
+use std::io;
 use vshmem_port::store::Serial;
 use vshmem_registry::{Command, Done, OUT_OF_REACH};
 use vshmem_wire::request::Welcome;
 use vshmem_wire::stream::Connected;
 use vshmem_wire::{
-    Credentials, Failure, GroupInfo, Memory, Reply, Request, Status, VERSION, Verdict, Window,
+    Credentials, Extent, Failure, Grants, GroupInfo, Memory, Reply, Request, Status, VERSION, Verdict, Window,
 };
 
 /// A descriptor that goes with a reply: of which construct, and whether for writing.
@@ -266,18 +268,15 @@ impl Backend {
     }
 
     /// Adds to an answer for a guest by what it maps the construct's memory, where it must be granted.
-    pub(super) fn with_grants(&self, domain: u16, verdict: Verdict, memory: WithMemory) -> Verdict {
+    pub(super) fn with_grants(&mut self, domain: u16, verdict: Verdict, memory: WithMemory) -> Verdict {
         let (Ok(mut reply), Some((serial, writable))) = (verdict.clone(), memory) else {
             return verdict;
         };
-        let Some(group) = self.registry.construct(serial).map(|c| c.group) else {
+        let Some(home) = self.registry.construct(serial).map(|c| (c.group, c.huge)) else {
             return Err(Failure::errno(libc::EIDRM));
         };
         if let Some(memory) = memory_of(&mut reply) {
-            let granted = self
-                .stores
-                .of(group)
-                .grants(Serial(serial), domain, &memory.extents, writable);
+            let granted = self.granted(home, domain, (serial, writable), &memory.extents);
             memory.grants = granted.map_err(|e| {
                 Failure::because(
                     libc::ENOMEM,
@@ -288,8 +287,35 @@ impl Backend {
         Ok(reply)
     }
 
+    /// What a domain maps a construct by, where it needs anything. It is admitted once more where that was taken back since (`unshare`, then `share`), or could not
+    /// be done then.
+    fn granted(
+        &mut self,
+        home: Home,
+        domain: u16,
+        (serial, writable): (u64, bool),
+        extents: &[Extent],
+    ) -> io::Result<Option<Grants>> {
+        let (store, serial) = (self.stores.home_mut(home), Serial(serial));
+        let granted = store.grants(serial, domain, extents, writable).or_else(|_| {
+            store.admit(serial, domain, writable)?;
+            store.grants(serial, domain, extents, writable)
+        });
+        if let Err(why) = &granted
+            && self.lines.allows()
+        {
+            tracing::warn!(serial = serial.0, domain, "memory is not granted: {why}");
+        }
+        granted
+    }
+
     /// Adds the descriptor of a construct's memory to an answer.
-    fn with_descriptor(&self, client: u32, verdict: Verdict, memory: WithMemory) -> (Verdict, Vec<OwnedFd>) {
+    fn with_descriptor(
+        &mut self,
+        client: u32,
+        verdict: Verdict,
+        memory: WithMemory,
+    ) -> (Verdict, Vec<OwnedFd>) {
         let (Ok(mut reply), Some((serial, writable))) = (verdict.clone(), memory) else {
             return (verdict, Vec::new());
         };
@@ -301,12 +327,11 @@ impl Backend {
         };
         memory.writable = writable;
         let domain = self.registry.client(client).map_or(0, |c| c.domain);
-        let store = self.stores.home(home);
-        let opened = store
-            .grants(Serial(serial), domain, &memory.extents, writable)
+        let opened = self
+            .granted(home, domain, (serial, writable), &memory.extents)
             .and_then(|grants| {
                 memory.grants = grants;
-                store.open(Serial(serial), memory)
+                self.stores.home(home).open(Serial(serial), memory)
             });
         match opened {
             Ok(fd) => (Ok(reply), vec![fd]),

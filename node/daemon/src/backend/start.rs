@@ -153,7 +153,6 @@ impl Backend {
             again,
             commands,
         } = recall(&config, kept.remove(LOG))?;
-        let now = pages::now();
         let mut backend = Backend {
             reactor: Reactor::new().context("epoll")?,
             clients: Clients::new(config.connections_per_user),
@@ -177,10 +176,11 @@ impl Backend {
             signals: signals::stop_signals().context("preparing for signals")?,
             forks: BTreeMap::new(),
             // Above those that former lives used, unless one began in this very second: see `resume_fork`.
-            next_fork: now << 20,
+            next_fork: pages::now() << 20,
             suspicions: BTreeMap::new(),
             sums: None,
             resident: None,
+            unlisted: true,
             heap: Heap::new(),
             lines: Limit::new(),
             failed_provisions: 0,
@@ -190,7 +190,7 @@ impl Backend {
             alone_since: None,
             config,
         };
-        backend.write_time_page(now);
+        backend.write_time_page(pages::now());
         backend.keeper.keep(LOG, backend.journal.file());
         // A former life had the keeper hold what there was then.
         if restarts == 0 {

@@ -49,6 +49,7 @@ impl Stores {
     /// Those of a former life, as far as the keeper held anything of them, else empty ones.
     pub(super) fn open(config: &Config, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<Self> {
         let granted = config.group.memory == Memory::Grants;
+        let ahead = config.grants.ahead();
         let config = config.registry_group();
         let mut stores = Stores {
             groups: Vec::new(),
@@ -62,7 +63,7 @@ impl Stores {
                     let prefix = prefix((group, 0));
                     let record = kept.keys().find(|name| name.starts_with(&prefix)).cloned();
                     let record = record.and_then(|name| kept.remove(&name));
-                    vshmem_port_select::grant_store(bytes, record)
+                    vshmem_port_select::grant_store(bytes, ahead, record)
                         .with_context(|| format!("memory of group {name} in grants"))?
                 }
                 Shape::Pool { bytes } => vshmem_port_select::pool_store(bytes)
@@ -160,6 +161,11 @@ impl Stores {
         self.groups
             .iter_mut()
             .try_for_each(|store| store.introduce(domain, machine))
+    }
+
+    /// A second has passed.
+    pub(super) fn second(&mut self) {
+        self.groups.iter_mut().for_each(|store| store.second());
     }
 
     /// The back-end stops for good.

@@ -16,6 +16,8 @@ use vshmem_wire::pool::MOST_BYTES;
 const LOCAL: &str = "local";
 /// Most interrupt vectors of a device.
 const MOST_VECTORS: u16 = 64;
+/// Most pages of a grant table: Xen's own bound of its option `gnttab_max_frames` is of this order.
+const MOST_TABLE_PAGES: u32 = 1 << 16;
 /// The smallest pool that is of any use.
 const LEAST_POOL: u64 = 1 << 20;
 
@@ -27,6 +29,7 @@ pub(super) struct File {
     connections_per_user: Option<u32>,
     socket: Option<Socket>,
     machines: Option<Machines>,
+    grants: Option<Grants>,
     group: Option<Group>,
     groups: Vec<GroupTable>,
     limits: Option<LimitsTable>,
@@ -78,6 +81,27 @@ impl Machines {
             (1..=MOST_VECTORS).contains(&machines.vectors),
             "machines.vectors is {}: 1 to {MOST_VECTORS}",
             machines.vectors
+        );
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Grants {
+    stock: Option<Size>,
+    table_pages: Option<u32>,
+}
+
+impl Grants {
+    fn over(&self, config: &mut Config) -> anyhow::Result<()> {
+        let grants = &mut config.grants;
+        grants.stock = self.stock.map_or(grants.stock, |size| size.0);
+        grants.table_pages = self.table_pages.unwrap_or(grants.table_pages);
+        ensure!(
+            (1..=MOST_TABLE_PAGES).contains(&grants.table_pages),
+            "grants.table_pages is {}: 1 to {MOST_TABLE_PAGES}",
+            grants.table_pages
         );
         Ok(())
     }
@@ -243,6 +267,9 @@ impl File {
         }
         if let Some(group) = self.group {
             group.over(&mut config.group)?;
+        }
+        if let Some(grants) = &self.grants {
+            grants.over(&mut config)?;
         }
         if let Some(limits) = &self.limits {
             config.group.limits = limits.over(config.group.limits);

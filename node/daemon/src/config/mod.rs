@@ -44,6 +44,7 @@ pub(crate) struct Config {
     pub(crate) machines: Machines,
     /// Identities of the groups' pools, by number: see [`Config::draw_identities`].
     pub(crate) pool_ids: Vec<u64>,
+    pub(crate) grants: Grants,
     /// Sizes of the kernel's huge pages, as powers of two, the default first: read once for all daemons that a keeper starts.
     pub(crate) huge: Vec<u8>,
 }
@@ -77,6 +78,35 @@ pub enum Memory {
     Memfd,
     /// In pages that are granted to guests one construct at a time.
     Grants,
+}
+
+/// Memory that is granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Grants {
+    /// Bytes populated and zeroed ahead of time.
+    pub(crate) stock: u64,
+    /// Pages of grant table.
+    pub(crate) table_pages: u32,
+}
+
+impl Grants {
+    /// In the port's words.
+    pub(crate) fn ahead(self) -> vshmem_port_select::Ahead {
+        vshmem_port_select::Ahead {
+            stock: self.stock,
+            table_pages: self.table_pages,
+        }
+    }
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        let ahead = vshmem_port_select::Ahead::default();
+        Grants {
+            stock: ahead.stock,
+            table_pages: ahead.table_pages,
+        }
+    }
 }
 
 /// The group.
@@ -136,6 +166,7 @@ impl Config {
                 },
                 vectors: 1,
             },
+            grants: Grants::default(),
             pool_ids: Vec::new(),
             huge: Vec::new(),
         }

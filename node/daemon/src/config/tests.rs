@@ -77,6 +77,10 @@ fn what_does_not_fit_together_is_refused() {
     assert!(complaint("[[domain]]\nname = \"a/b\"\n").contains("no name"));
     assert!(complaint("[[domain]]\nname = \"a\"\nport = \"vmware\"\n").contains("uml"));
     assert!(complaint("[[domain]]\nname = \"a\"\n[[domain]]\nname = \"a\"\n").contains("twice"));
+    let granted = "[group]\nmemory = \"grants\"\n[grants]\ntable_pages = ";
+    assert!(complaint(&format!("{granted}0\n")).contains("grants.table_pages"));
+    let grants = read(&format!("{granted}7\nstock = \"1M\"\n")).unwrap().grants;
+    assert_eq!((grants.table_pages, grants.stock), (7, 1 << 20));
     assert!(complaint("[machines]\nvectors = 0\n").contains("machines.vectors"));
     assert!(complaint("[machines]\ngroup = \"no-such-group\"\n").contains("machines.group"));
     assert!(complaint("[socket]\nowner = \"nobody-of-this-name\"\n").contains("/etc/passwd"));

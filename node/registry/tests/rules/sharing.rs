@@ -134,3 +134,52 @@ fn only_members_join_a_group_that_has_a_list_of_them() {
         assert_eq!(g.apply(up).unwrap_err().errno, EPERM);
     }
 }
+
+#[test]
+fn what_a_domain_may_see_is_listed_for_it_and_for_nobody_else() {
+    let mut g = Group::new();
+    let (a, b) = (g.domain("a"), g.domain("b"));
+    let owner = g.process_in(a, 1000);
+    let id = g.msgget(owner, 7, CREAT | 0o640).unwrap();
+    let by = |g: &Group| {
+        g.registry
+            .listed(0)
+            .into_iter()
+            .map(|l| (l.id, l.by))
+            .collect::<Vec<_>>()
+    };
+    let there = g.registry.domains_of(0);
+    assert!(there.contains(&a) && there.contains(&b));
+    assert_eq!(by(&g), [(id, there.clone())]);
+    let said = g.registry.listed(0).remove(0).what;
+    assert!(said.starts_with("key=0x7 mode=640 uid=1000 "), "{said}");
+    assert!(said.contains(" domain=a "), "{said}");
+    unshare(&mut g, owner, id, &[]).unwrap();
+    assert_eq!(by(&g), [(id, vec![a])]);
+    share(&mut g, owner, id, &["b"]).unwrap();
+    assert_eq!(by(&g), [(id, vec![a, b])]);
+    assert!(g.registry.listed(1).is_empty());
+    g.apply(Command::DomainDown { domain: b }).unwrap();
+    assert_eq!(by(&g), [(id, vec![a])]);
+}
+
+#[test]
+fn memory_is_not_given_again_where_the_construct_is_not_shared_any_more() {
+    let mut g = Group::new();
+    let (a, b) = (g.domain("a"), g.domain("b"));
+    let (owner, other) = (g.process_in(a, 1000), g.process_in(b, 1000));
+    let id = g.shmget(owner, 7, 4096, CREAT | 0o666).unwrap();
+    g.attach(other, id).unwrap();
+    let again = |g: &mut Group| {
+        g.request(other, Request::ShmAgain { id, writable: true })
+            .map(drop)
+    };
+    assert_eq!(again(&mut g), Ok(()));
+    let unshare = Request::Unshare {
+        kind: Kind::Shm,
+        id,
+        domains: vec!["b".into()],
+    };
+    g.request(owner, unshare).unwrap();
+    assert_eq!(again(&mut g), Err(EACCES));
+}

@@ -14,9 +14,6 @@ use std::process::Command;
 const MARKS: &str = "/vshmem/holders";
 /// Megabytes that the domain is born with.
 const BORN: u64 = 8;
-/// Pages of its grant table, as far as the hypervisor allows (its option `gnttab_max_frames`).
-pub(crate) const GRANT_PAGES: u32 = 64;
-
 /// Runs `xl`; gives what it says.
 pub(crate) fn xl(arguments: &[&str]) -> anyhow::Result<String> {
     let run = Command::new("xl").args(arguments).output();
@@ -76,9 +73,9 @@ impl Drop for Files {
     }
 }
 
-fn configuration(name: &str, kernel: &Path) -> String {
+fn configuration(name: &str, kernel: &Path, table_pages: u32) -> String {
     format!(
-        "name = \"{name}\"\ntype = \"pv\"\nkernel = \"{}\"\nmemory = {BORN}\nvcpus = 1\nmax_grant_frames = {GRANT_PAGES}\n\
+        "name = \"{name}\"\ntype = \"pv\"\nkernel = \"{}\"\nmemory = {BORN}\nvcpus = 1\nmax_grant_frames = {table_pages}\n\
          on_poweroff = \"destroy\"\non_crash = \"destroy\"\n",
         kernel.display()
     )
@@ -110,8 +107,8 @@ fn clear(xenstore: &mut Xenstore) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a holder that may have that many bytes.
-pub(crate) fn create(bytes: u64) -> anyhow::Result<DomId> {
+/// Makes a holder that may have that many bytes, and so many pages of grant table.
+pub(crate) fn create(bytes: u64, table_pages: u32) -> anyhow::Result<DomId> {
     let mut xenstore = Xenstore::open(&Here::default())?;
     if let Err(why) = clear(&mut xenstore) {
         tracing::warn!("holder domains that nobody uses may be left: {why:#}");
@@ -121,9 +118,17 @@ pub(crate) fn create(bytes: u64) -> anyhow::Result<DomId> {
     let name = format!("vshmem-holder-{}-{unique}-{already}", std::process::id());
     let files = Files::new(&name)?;
     let kernel = files.put("kernel", &image::kernel())?;
-    let configuration = files.put("configuration", configuration(&name, &kernel).as_bytes())?;
+    let configuration = files.put(
+        "configuration",
+        configuration(&name, &kernel, table_pages).as_bytes(),
+    )?;
     let made = xl(&["create", "-q", "-e", "-p", &configuration.display().to_string()]);
-    made.context("the domain that is to hold construct memory cannot be made")?;
+    made.with_context(|| {
+        format!(
+            "the domain that is to hold construct memory, with {table_pages} pages of grant table, cannot be made \
+             (`xl dmesg` says more; Xen's option gnttab_max_frames limits the table)"
+        )
+    })?;
     let domain = xenstore.domain_named(&name)?;
     let rest = || {
         mark(domain)?;

@@ -160,15 +160,19 @@ impl Ledger {
         self.head()
     }
 
-    /// Pages show frames.
-    pub(crate) fn enter(&self, page: Page) -> io::Result<()> {
-        let words = [u64::from(page.frame) + 1, page.serial];
-        self.write(self.at_page(page.page), &words.map(u64::to_le_bytes).concat())
+    /// Pages from `page` on show these frames, of one construct.
+    pub(crate) fn enter(&self, page: u64, frames: &[u32], serial: u64) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(frames.len() * 16);
+        for &frame in frames {
+            bytes.extend((u64::from(frame) + 1).to_le_bytes());
+            bytes.extend(serial.to_le_bytes());
+        }
+        self.write(self.at_page(page), &bytes)
     }
 
-    /// A page shows none any more.
-    pub(crate) fn strike(&self, page: u64) -> io::Result<()> {
-        self.write(self.at_page(page), &[0; 16])
+    /// That many pages from `page` on show none any more.
+    pub(crate) fn strike(&self, page: u64, pages: usize) -> io::Result<()> {
+        self.write(self.at_page(page), &vec![0; pages * 16])
     }
 
     /// A domain of Vshmem is that of Xen.
@@ -194,9 +198,10 @@ mod tests {
             frame: 1001,
             serial: u64::MAX,
         };
-        ledger.enter(page).unwrap();
-        ledger.enter(Page { page: 0, ..page }).unwrap();
-        ledger.strike(0).unwrap();
+        ledger.enter(97, &[1000, 2000, 1001], u64::MAX).unwrap();
+        ledger.enter(0, &[1001, 1000], 5).unwrap();
+        ledger.strike(0, 2).unwrap();
+        ledger.strike(97, 2).unwrap();
         ledger.name(65535, 0).unwrap();
         let file = rustix::io::fcntl_dupfd_cloexec(ledger.file(), 0).unwrap();
         let (again, told) = Ledger::adopt(file).unwrap();

@@ -5,6 +5,7 @@
 
 use anyhow::{Context, bail};
 use libloading::Library;
+use std::cell::Cell;
 use std::ffi::{c_int, c_uint, c_ulong, c_void};
 use std::io;
 use std::ptr;
@@ -19,7 +20,7 @@ const POPULATE: u64 = 6;
 /// `XENMEM_resource_grant_table`.
 const GRANT_TABLE: c_uint = 1;
 /// Pages that one call populates.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 
 type Open = unsafe extern "C" fn(*mut c_void, c_uint) -> *mut c_void;
 type Map = unsafe extern "C" fn(
@@ -69,6 +70,8 @@ pub(crate) struct Libraries {
     call2: Call2,
     allocate: Allocate,
     free: Free,
+    /// Calls that go to the hypervisor, so far.
+    made: Cell<u64>,
     // Last, so that they are closed after everything else.
     _libraries: [Library; 2],
 }
@@ -132,19 +135,34 @@ impl Libraries {
                 call2: function(&calls, "xencall2")?,
                 allocate: function(&calls, "xencall_alloc_buffer")?,
                 free: function(&calls, "xencall_free_buffer")?,
+                made: Cell::new(0),
                 _libraries: [memory, calls],
             })
         }
     }
 
+    /// Calls that went to the hypervisor so far, each of them one or more hypercalls.
+    pub(crate) fn calls(&self) -> u64 {
+        self.made.get()
+    }
+
+    fn count(&self) {
+        self.made.set(self.made.get() + 1);
+    }
+
     /// Gives a domain that many more pages; fewer if it may not have more. `first` is the number in its own physical memory of the first of them.
-    pub(crate) fn populate(&self, domain: DomId, first: u64, pages: usize) -> io::Result<Vec<u64>> {
+    pub(crate) fn populate(&self, domain: DomId, first: u64, pages: usize) -> io::Result<Vec<u32>> {
         let mut got = Vec::with_capacity(pages);
         while got.len() < pages {
             let now = (pages - got.len()).min(BATCH);
-            let frames = self.populate_some(domain, first + got.len() as u64, now)?;
+            let frames = match self.populate_some(domain, first + got.len() as u64, now) {
+                Ok(frames) => frames,
+                // What came before is there.
+                Err(_) if !got.is_empty() => break,
+                Err(why) => return Err(why),
+            };
             let few = frames.len() < now;
-            got.extend(frames);
+            got.extend(frames.iter().filter_map(|&frame| u32::try_from(frame).ok()));
             if few {
                 break;
             }
@@ -153,6 +171,7 @@ impl Libraries {
     }
 
     fn populate_some(&self, domain: DomId, first: u64, pages: usize) -> io::Result<Vec<u64>> {
+        self.count();
         // SAFETY: a buffer of `pages` numbers with the request before it, both within what was allocated (a page and the batch); the hypervisor writes the
         // frames over the numbers. It is freed on the way out.
         unsafe {
@@ -186,6 +205,7 @@ impl Libraries {
     /// # Safety
     /// That address space, a page for each frame, is the caller's to replace.
     pub(crate) unsafe fn map_at(&self, domain: DomId, frames: &[u64], at: *mut u8) -> io::Result<()> {
+        self.count();
         let mut errors = vec![0; frames.len()];
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: promised by the caller; frames and errors are as long as is said.
@@ -211,8 +231,10 @@ impl Libraries {
     }
 
     /// Zeroes frames of a domain.
-    pub(crate) fn zero(&self, domain: DomId, frames: &[u64]) -> io::Result<()> {
+    pub(crate) fn zero(&self, domain: DomId, frames: &[u32]) -> io::Result<()> {
         for frames in frames.chunks(BATCH) {
+            let frames: Vec<u64> = frames.iter().copied().map(u64::from).collect();
+            self.count();
             let mut errors = vec![0; frames.len()];
             let protection = libc::PROT_READ | libc::PROT_WRITE;
             // SAFETY: a new mapping where the kernel likes, written only where every page of it was mapped, and ended at once.

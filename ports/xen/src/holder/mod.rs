@@ -8,6 +8,7 @@
 //! | `libraries` | Xen's libraries, loaded when used |
 //! | `references` | who is granted which page |
 //! | `room` | the back-end's own mappings |
+//! | `stock` | pages populated and zeroed ahead of time |
 //! | `store` | all of it together: [`GrantStore`] |
 //! | `table` | the grant table as the hypervisor reads it |
 
@@ -17,10 +18,11 @@ mod ledger;
 mod libraries;
 mod references;
 mod room;
+mod stock;
 mod store;
 mod table;
 
-pub use store::GrantStore;
+pub use store::{Ahead, GrantStore};
 
 /// Whether memory can be granted here.
 ///

@@ -3,26 +3,46 @@
 //! A page of the pool is a number; which frame it shows changes with each construct that lies there. So a frame that a domain still has mapped after its
 //! construct is gone waits alone, in *quarantine*, until the hypervisor says that the mapping has ended, and its place in the pool is free meanwhile.
 
-use super::ledger::{Ledger, Page, Told};
+use super::ledger::{Ledger, Told};
 use super::libraries::Libraries;
 use super::references::References;
+use super::stock::Stock;
 use super::{domain, ledger, room};
 use crate::devices::DomId;
+use crate::directory::{self, Directory};
 use crate::here::Here;
 use crate::map;
 use crate::xenstore::Xenstore;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use vshmem_port::store::{Domain, Mapped, PAGE, Reach, Serial, Store};
+use vshmem_port::store::{Domain, Mapped, PAGE, Reach, Seen, Serial, Store};
 use vshmem_wire::{Extent, Grants, Kind, Memory, Window};
 
 /// The name of the ledger towards the keeper.
 const LEDGER: &str = "holder";
 /// Where in its own physical memory the holder's first page is.
 const FIRST: u64 = 0x10_0000;
-/// Pages that are populated at once, at least.
-const STOCK: usize = 256;
+/// Pages that are populated at once, at least, when somebody waits for them.
+const STEP: usize = 256;
+
+/// What a holder has ahead of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// Bytes of memory populated and zeroed ahead of time; with none, each construct waits for its own.
+    pub stock: u64,
+    /// Pages of grant table: 512 grants each, as far as Xen's option `gnttab_max_frames` allows.
+    pub table_pages: u32,
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Ahead {
+            stock: 4 << 20,
+            table_pages: 64,
+        }
+    }
+}
 
 /// Memory of a group in grants: see the module.
 #[derive(Debug)]
@@ -30,9 +50,9 @@ pub struct GrantStore {
     libraries: Libraries,
     ledger: Ledger,
     references: References,
-    /// All frames the holder has, those that no page shows, and among these those that were revoked in use.
+    /// All frames the holder has, those that no page shows, and those that were revoked in use.
     frames: u64,
-    free: BTreeSet<u32>,
+    stock: Stock,
     quarantine: BTreeSet<u32>,
     /// Page of the pool to frame and owner.
     shown: BTreeMap<u64, (u32, Serial)>,
@@ -40,6 +60,8 @@ pub struct GrantStore {
     of: BTreeMap<Serial, BTreeSet<u64>>,
     /// Xen's numbers.
     domains: BTreeMap<Domain, DomId>,
+    /// Writes what guests may see.
+    directory: Directory,
     /// Names of domains that came in before their machine was there.
     awaited: BTreeMap<Domain, String>,
 }
@@ -57,15 +79,15 @@ impl GrantStore {
     ///
     /// # Errors
     /// If this is not dom0 of a Xen machine, and what else is missing: the text says what to do.
-    pub fn new(bytes: u64) -> anyhow::Result<Self> {
+    pub fn new(bytes: u64, ahead: Ahead) -> anyhow::Result<Self> {
         super::check()?;
         let libraries = Libraries::load()?;
         let pages = bytes.div_ceil(PAGE).max(1);
         // Twice the pool, for what is given back and still mapped somewhere.
-        let holder = domain::create(pages.saturating_mul(2 * PAGE))?;
+        let holder = domain::create(pages.saturating_mul(2 * PAGE), ahead.table_pages)?;
         let made = Ledger::new(holder, pages)
             .map_err(anyhow::Error::from)
-            .and_then(|ledger| Self::over(libraries, ledger, Told::default()));
+            .and_then(|ledger| Self::over(libraries, ledger, Told::default(), ahead));
         if made.is_err() {
             domain::destroy(holder);
         }
@@ -76,38 +98,43 @@ impl GrantStore {
     ///
     /// # Errors
     /// If the record cannot be read, or Xen's libraries are missing.
-    pub fn again(record: OwnedFd) -> anyhow::Result<Self> {
+    pub fn again(record: OwnedFd, ahead: Ahead) -> anyhow::Result<Self> {
         let (ledger, told) = Ledger::adopt(record)?;
         domain::adopt(ledger.holder)?;
-        Self::over(Libraries::load()?, ledger, told)
+        Self::over(Libraries::load()?, ledger, told, ahead)
     }
 
-    fn over(libraries: Libraries, ledger: Ledger, told: Told) -> anyhow::Result<Self> {
-        let references = References::read(libraries.grant_table(ledger.holder, domain::GRANT_PAGES)?);
+    fn over(libraries: Libraries, ledger: Ledger, told: Told, ahead: Ahead) -> anyhow::Result<Self> {
+        let references = References::read(libraries.grant_table(ledger.holder, ahead.table_pages)?);
+        // Not more than a part of what there can be.
+        let stock = (ahead.stock / PAGE).min(ledger.most_frames() / 4) as usize;
         let mut store = GrantStore {
             libraries,
             references,
             frames: told.frames.len() as u64,
-            free: told.frames.iter().copied().collect(),
+            stock: Stock::new(stock, ledger.holder)?,
             quarantine: BTreeSet::new(),
             shown: BTreeMap::new(),
             of: BTreeMap::new(),
             domains: told.domains.into_iter().collect(),
+            directory: Directory::start()?,
             awaited: BTreeMap::new(),
             ledger,
         };
+        told.frames.iter().for_each(|&frame| store.stock.put(frame));
         for ledger::Page { page, frame, serial } in told.pages {
-            store.free.remove(&frame);
+            store.stock.forget(frame);
             store.shown.insert(page, (frame, Serial(serial)));
             store.of.entry(Serial(serial)).or_default().insert(page);
         }
         // A former life may have been killed between striking a page out and revoking it.
         for frame in store.references.granted() {
-            if store.free.contains(&frame) {
+            if store.stock.has(frame) {
                 store.references.revoke(frame, None);
             }
         }
         store.settle();
+        store.order();
         Ok(store)
     }
 
@@ -118,40 +145,63 @@ impl GrantStore {
         let back: Vec<u32> = self.quarantine.difference(&lingering).copied().collect();
         for frame in back {
             self.quarantine.remove(&frame);
-            self.free.insert(frame);
+            self.stock.put(frame);
         }
         for frame in lingering {
-            if self.free.remove(&frame) {
+            if self.stock.forget(frame) {
                 self.quarantine.insert(frame);
             }
         }
     }
 
-    /// Has that many free frames, or says why not.
-    fn stock(&mut self, pages: usize) -> io::Result<()> {
-        if self.free.len() >= pages {
+    /// How many frames there may be beyond those there are and those that are asked for.
+    fn room(&self) -> usize {
+        let all = self.frames + self.stock.coming() as u64;
+        self.ledger.most_frames().saturating_sub(all) as usize
+    }
+
+    /// Has the helper refill the stock.
+    fn order(&mut self) {
+        let next = FIRST + self.frames + self.stock.coming() as u64;
+        self.stock.order(next, self.room());
+    }
+
+    /// Takes what the helper has brought.
+    fn collect(&mut self, patiently: bool) -> io::Result<()> {
+        let fresh = self.stock.collect(patiently);
+        self.enter_frames(&fresh)
+    }
+
+    fn enter_frames(&mut self, frames: &[u32]) -> io::Result<()> {
+        if frames.is_empty() {
             return Ok(());
         }
-        self.settle();
-        if self.free.len() >= pages {
-            return Ok(());
-        }
-        let room = self.ledger.most_frames().saturating_sub(self.frames) as usize;
-        let wanted = (pages - self.free.len()).max(STOCK).min(room);
-        let got = match wanted {
-            0 => Vec::new(),
-            some => self
-                .libraries
-                .populate(self.ledger.holder, FIRST + self.frames, some)?,
-        };
-        let frames: Vec<u32> = got
-            .iter()
-            .filter_map(|&frame| u32::try_from(frame).ok())
-            .collect();
-        self.ledger.add_frames(&frames)?;
+        self.ledger.add_frames(frames)?;
         self.frames += frames.len() as u64;
-        self.free.extend(frames);
-        if self.free.len() >= pages {
+        Ok(())
+    }
+
+    /// Has that many frames to give, or says why not.
+    fn have(&mut self, pages: usize) -> io::Result<()> {
+        self.collect(false)?;
+        if self.stock.len() < pages {
+            self.settle();
+        }
+        // What the helper has in hand is here soon.
+        while self.stock.len() < pages && self.stock.under_way() > 0 {
+            self.collect(true)?;
+        }
+        if self.stock.len() >= pages {
+            return Ok(());
+        }
+        let wanted = (pages - self.stock.len()).max(STEP).min(self.room());
+        if wanted > 0 {
+            let next = FIRST + self.frames;
+            let frames = self.libraries.populate(self.ledger.holder, next, wanted)?;
+            self.enter_frames(&frames)?;
+            frames.iter().for_each(|&frame| self.stock.put(frame));
+        }
+        if self.stock.len() >= pages {
             return Ok(());
         }
         let why = format!(
@@ -161,6 +211,38 @@ impl GrantStore {
             (self.quarantine.len() as u64 * PAGE) >> 20
         );
         Err(io::Error::new(io::ErrorKind::OutOfMemory, why))
+    }
+
+    /// That many frames, zeroed.
+    fn take(&mut self, pages: usize) -> io::Result<Vec<u32>> {
+        self.have(pages)?;
+        let (mut frames, dirty) = self.stock.take(pages);
+        let zeroed = self.libraries.zero(self.ledger.holder, &dirty);
+        frames.extend(dirty);
+        if let Err(why) = zeroed {
+            frames.iter().for_each(|&frame| self.stock.put(frame));
+            return Err(why);
+        }
+        Ok(frames)
+    }
+
+    /// Calls to the hypervisor that requests have waited for, so far.
+    pub fn calls(&self) -> u64 {
+        self.libraries.calls()
+    }
+
+    /// Waits until the stock is as full as it gets.
+    ///
+    /// # Errors
+    /// If the record of frames cannot be written.
+    pub fn fill(&mut self) -> io::Result<()> {
+        self.collect(false)?;
+        self.order();
+        while self.stock.under_way() > 0 {
+            self.collect(true)?;
+            self.order();
+        }
+        Ok(())
     }
 
     /// Pages of an extent, or EINVAL.
@@ -213,10 +295,14 @@ impl GrantStore {
                 continue;
             };
             if owner == serial {
-                self.ledger.strike(*page)?;
-                self.shown.remove(page);
-                frames.push(frame);
+                frames.push((*page, frame));
             }
+        }
+        for run in frames.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
+            self.ledger.strike(run[0].0, run.len())?;
+        }
+        for (page, _) in &frames {
+            self.shown.remove(page);
         }
         if let Some(own) = self.of.get_mut(&serial) {
             pages.iter().for_each(|page| {
@@ -226,15 +312,16 @@ impl GrantStore {
                 self.of.remove(&serial);
             }
         }
-        for &frame in &frames {
+        for &(_, frame) in &frames {
             if self.references.revoke(frame, None) {
-                self.free.insert(frame);
+                self.stock.put(frame);
             } else {
                 self.quarantine.insert(frame);
             }
         }
+        // Somebody who was let in before, and is not any more, may still map what nobody is let into now.
         self.settle();
-        self.libraries.zero(self.ledger.holder, &wide(&frames))
+        Ok(())
     }
 
     fn domain(&self, domain: Domain) -> io::Result<DomId> {
@@ -286,9 +373,11 @@ impl Store for GrantStore {
         for (page, owner) in stale {
             self.give_back(owner, &[page])?;
         }
-        self.stock(pages.len())?;
-        let frames: Vec<u32> = self.free.iter().copied().take(pages.len()).collect();
-        self.libraries.zero(self.ledger.holder, &wide(&frames))?;
+        let frames = self.take(pages.len())?;
+        // The helper has time until the next second, unless there may be too little by then.
+        if self.stock.is_low() {
+            self.order();
+        }
         // Whoever has the rest of the construct has this too.
         let first = self.of.get(&serial).and_then(|own| own.first()).copied();
         let admitted: Vec<(DomId, bool)> = first
@@ -296,14 +385,12 @@ impl Store for GrantStore {
             .map(|(frame, _)| self.references.of_frame(*frame).collect())
             .unwrap_or_default();
         for (&page, &frame) in pages.iter().zip(&frames) {
-            self.free.remove(&frame);
             self.shown.insert(page, (frame, serial));
             self.of.entry(serial).or_default().insert(page);
-            self.ledger.enter(Page {
-                page,
-                frame,
-                serial: serial.0,
-            })?;
+        }
+        // One extent: its pages are one behind the other.
+        if let Some(&page) = pages.first() {
+            self.ledger.enter(page, &frames, serial.0)?;
         }
         for (domain, writable) in admitted {
             self.give(&frames, domain, writable)?;
@@ -408,6 +495,37 @@ impl Store for GrantStore {
 
     fn unmap(&mut self, mapped: Mapped) -> io::Result<()> {
         room::end(mapped)
+    }
+
+    fn lists(&self) -> bool {
+        true
+    }
+
+    fn list(&mut self, there: &[Domain], seen: &[Seen<'_>]) -> bool {
+        let known = there.iter().filter_map(|domain| self.domains.get(domain));
+        // Dom0 has no use for it.
+        let guests = known.filter(|of_xen| **of_xen != 0);
+        let mut all: directory::Seen = guests
+            .map(|of_xen| (*of_xen, directory::Entries::new()))
+            .collect();
+        for construct in seen {
+            let place = directory::place(construct.kind, construct.id);
+            for domain in construct.by {
+                let entries = self.domains.get(domain).and_then(|of_xen| all.get_mut(of_xen));
+                if let Some(entries) = entries {
+                    entries.insert(place.clone(), construct.what.clone());
+                }
+            }
+        }
+        self.directory.write(all)
+    }
+
+    fn second(&mut self) {
+        self.settle();
+        if let Err(why) = self.collect(false) {
+            tracing::error!("memory that came ahead of time cannot be recorded: {why}");
+        }
+        self.order();
     }
 
     fn keep(&self) -> Vec<(String, BorrowedFd<'_>)> {

@@ -20,6 +20,7 @@ use anyhow::{Context, bail};
 use pump::Pump;
 use ring::{End, Ring};
 use rustix::fd::OwnedFd;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Where a guest finds its line, below its own part of Xenstore.
@@ -31,11 +32,29 @@ const VERSION: u32 = 1;
 /// How long a guest waits for dom0 to offer a line.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// How often dom0 looks whether the guest is there, and a guest whether its line is.
+const DOM0_LOOKS: Duration = Duration::from_millis(500);
+const GUEST_LOOKS: Duration = Duration::from_secs(3);
+
 /// Dom0's end of a line to a guest: a stream socket. Its end is the guest's end.
 ///
 /// # Errors
 /// What is missing, or what the kernel or Xenstore refuse.
 pub fn offer(guest: DomId) -> anyhow::Result<OwnedFd> {
+    make(guest).map(|(socket, _)| socket)
+}
+
+/// The same for the running guest of that name, with the thread that serves it until either end is gone.
+///
+/// # Errors
+/// The same, and if there is no such guest.
+pub fn serve(machine: &str) -> anyhow::Result<(OwnedFd, JoinHandle<()>)> {
+    let here = Here::default();
+    here.is_dom0()?;
+    make(Xenstore::open(&here)?.domain_named(machine)?)
+}
+
+fn make(guest: DomId) -> anyhow::Result<(OwnedFd, JoinHandle<()>)> {
     let here = Here::default();
     here.is_dom0()?;
     let gntalloc = here.device("gntalloc")?;
@@ -53,18 +72,21 @@ pub fn offer(guest: DomId) -> anyhow::Result<OwnedFd> {
     let port = devices::offer_events(&evtchn, guest).context("making an event channel")?;
     let mut xenstore = Xenstore::open(&here)?;
     let home = format!("/local/domain/{guest}");
-    if xenstore.read(&format!("{home}/name"))?.is_none() {
+    let name = format!("{home}/name");
+    let Some(said) = xenstore.read(&name)? else {
         bail!("there is no Xen domain {guest} (`xl list` shows them)");
-    }
+    };
     let references: Vec<String> = references.iter().map(u32::to_string).collect();
     let path = format!("{home}/{LINE}");
     xenstore.write(&path, &format!("{VERSION} {port} {}", references.join(" ")))?;
     xenstore.permit(&path, &["n0", &format!("r{guest}")])?;
     let watched = pump::Watched {
         xenstore,
-        name: format!("{home}/name"),
+        path: name,
+        said,
+        every: DOM0_LOOKS,
     };
-    Pump::start(Ring::new(Box::new(words), End::Host), evtchn, port, Some(watched))
+    Pump::start(Ring::new(Box::new(words), End::Host), evtchn, port, watched)
 }
 
 /// Whether a guest's front-end has said that it is there.
@@ -89,7 +111,7 @@ pub(crate) fn is_offered(here: &Here) -> anyhow::Result<bool> {
 pub(crate) fn take(here: &Here) -> anyhow::Result<OwnedFd> {
     let mut xenstore = Xenstore::open(here)?;
     let said = xenstore.wait(LINE, PATIENCE).context(
-        "dom0 offers this guest no line: guests are brought in by `vshmem vm run --port xen` there",
+        "dom0 offers this guest no line: guests are brought in by `vshmem vm run --port xen` there, or, when they run already, by `vshmem vm attach --port xen`",
     )?;
     let numbers: Vec<u32> = said
         .split_whitespace()
@@ -111,5 +133,12 @@ pub(crate) fn take(here: &Here) -> anyhow::Result<OwnedFd> {
     let words = pages::map(gntdev, at, ring::PAGES).context("the line's pages: dom0 grants them no more")?;
     let port = devices::bind_events(&evtchn, 0, *port).context("binding to dom0's event channel")?;
     xenstore.write(READY, &VERSION.to_string())?;
-    Pump::start(Ring::new(Box::new(words), End::Guest), evtchn, port, None)
+    // Another line is offered when whoever served this one is gone: this end ends, and may begin anew.
+    let watched = pump::Watched {
+        xenstore,
+        path: LINE.to_owned(),
+        said,
+        every: GUEST_LOOKS,
+    };
+    Pump::start(Ring::new(Box::new(words), End::Guest), evtchn, port, watched).map(|(socket, _)| socket)
 }

@@ -8,16 +8,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use vshmem_words::Mapping;
 
-/// How often it is asked whether the other domain is there.
+/// How long it waits at most for something to happen.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Where it shows that the other domain is there.
+/// Where it shows that the other end is there: as long as this stands at this path.
 pub(super) struct Watched {
     pub(super) xenstore: Xenstore,
-    pub(super) name: String,
+    pub(super) path: String,
+    pub(super) said: String,
+    pub(super) every: Duration,
 }
 
 /// One end of a line at work.
@@ -26,7 +29,7 @@ pub(super) struct Pump {
     socket: OwnedFd,
     evtchn: OwnedFd,
     port: u32,
-    watched: Option<Watched>,
+    watched: Watched,
     /// Taken out of the pages and not yet written to the socket.
     held: Vec<u8>,
 }
@@ -61,8 +64,8 @@ impl Pump {
         ring: Ring<Box<Mapping>>,
         evtchn: OwnedFd,
         port: u32,
-        watched: Option<Watched>,
-    ) -> anyhow::Result<OwnedFd> {
+        watched: Watched,
+    ) -> anyhow::Result<(OwnedFd, JoinHandle<()>)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, socket) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         let pump = Pump {
@@ -74,16 +77,16 @@ impl Pump {
             held: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("vshmem-line".into());
-        thread
+        let thread = thread
             .spawn(move || pump.run())
             .context("a thread for the line")?;
-        Ok(ours)
+        Ok((ours, thread))
     }
 
     fn run(mut self) {
         let mut looked = Instant::now();
         let over = loop {
-            if looked.elapsed() >= LOOK {
+            if looked.elapsed() >= self.watched.every {
                 looked = Instant::now();
                 if self.is_gone() {
                     break Over::Gone;
@@ -104,9 +107,10 @@ impl Pump {
     }
 
     fn is_gone(&mut self) -> bool {
-        self.watched
-            .as_mut()
-            .is_some_and(|watched| matches!(watched.xenstore.read(&watched.name), Ok(None)))
+        let Watched {
+            xenstore, path, said, ..
+        } = &mut self.watched;
+        matches!(xenstore.read(path), Ok(found) if found.as_ref() != Some(said))
     }
 
     fn turn(&mut self) -> Result<(), Over> {

@@ -1,7 +1,10 @@
 //! Dom0 and two guests of Xen, booted once: everything of `exchange`, three parties on one construct, a killed back-end, a killed process, and a guest that is
-//! destroyed while it holds a semaphore with SEM_UNDO. `cargo xtask xen-lab --test` runs it; elsewhere it is skipped, with the reason.
+//! destroyed while it holds a semaphore with SEM_UNDO and, in the middle of an operation, the set's lock. What guests cannot do: [`limits`]. `cargo xtask xen-lab --test` runs it; elsewhere it is skipped, with the reason.
+
+mod limits;
 
 use anyhow::{Context, Result, ensure};
+use limits::{holder, within_reach};
 use rustix::process::Signal;
 use std::process::Command;
 use std::time::Duration;
@@ -102,13 +105,35 @@ fn woken_without_the_back_end(machine: &Machine, dom0: &mut Actor, guest: &mut A
     Ok(())
 }
 
+/// Runs `xl` to its end; gives what it says.
+fn xl(words: &[&str]) -> Result<String> {
+    let out = finish(Command::new("xl").args(words), Duration::from_secs(120))?;
+    ensure!(
+        out.status.success(),
+        "xl {words:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
 fn destroy(name: &str) -> Result<()> {
-    let out = finish(
-        Command::new("xl").args(["destroy", name]),
-        Duration::from_secs(60),
-    )?;
-    ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    Ok(())
+    xl(&["destroy", name]).map(drop)
+}
+
+/// What one guest has attached is out of the other's reach, with every reference that there is.
+fn not_let_in(holder: u16, a: &mut Actor, b: &mut Actor) -> Result<()> {
+    // What is left of constructs that are just gone.
+    let before = within_reach(b, holder)?;
+    let id = a.number(&format!("shmget 0 40960 {CREATE}"))?;
+    let handle = a.number(&format!("shmat {id} 0"))?;
+    ensure!(within_reach(a, holder)? >= 10);
+    let after = within_reach(b, holder)?;
+    ensure!(
+        after <= before,
+        "another guest's pages are mapped: {after}, before {before}"
+    );
+    a.number(&format!("shmdt {handle}"))?;
+    a.number(&format!("shmrm {id}")).map(drop)
 }
 
 /// Both at once, since most of a boot is waiting.
@@ -127,6 +152,7 @@ fn dom0_and_two_guests_share_and_survive() -> Result<()> {
         return Ok(());
     }
     let mut machine = Machine::start_for(&[Place::Xen("a"), Place::Xen("b")])?;
+    let holder = holder(&machine)?;
     let dom0 = Actor::start(&machine, Place::Host)?;
     let [a, b] = two_guests(&machine)?;
     let mut parties = [dom0, a, b];
@@ -138,16 +164,18 @@ fn dom0_and_two_guests_share_and_survive() -> Result<()> {
     step("nobody in between", || {
         woken_without_the_back_end(&machine, dom0, b)
     })?;
+    step("a guest forks", || scenario::forks(dom0, a))?;
+    step("a guest that was not let in", || not_let_in(holder, a, b))?;
     step("the back-end is killed, then a process", || {
         scenario::survives(&machine, dom0, b)
     })?;
-    step("a guest is destroyed", || {
-        scenario::dies_while_it_holds(dom0, a, |_| destroy("a"))
+    step("a guest is destroyed in the middle of an operation", || {
+        let stop = |stop| xl(&[if stop { "pause" } else { "unpause" }, "a"]).map(drop);
+        scenario::dies_with_the_lock(dom0, a, stop, |_| destroy("a"))
     })?;
     drop(parties);
     machine.stop()?;
-    let left = finish(Command::new("xl").arg("list"), Duration::from_secs(60))?;
-    let left = String::from_utf8_lossy(&left.stdout).into_owned();
+    let left = xl(&["list"])?;
     ensure!(left.lines().count() == 2, "more than dom0 is left:\n{left}");
     Ok(())
 }
