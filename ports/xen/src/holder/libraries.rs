@@ -73,7 +73,7 @@ pub(crate) struct Libraries {
     /// Calls that go to the hypervisor, so far.
     made: Cell<u64>,
     // Last, so that they are closed after everything else.
-    _libraries: [Library; 2],
+    _libraries: Vec<Library>,
 }
 
 // SAFETY: the handles may be used by any thread, one at a time, which `&self` of a value that is not Sync makes sure of.
@@ -136,7 +136,7 @@ impl Libraries {
                 allocate: function(&calls, "xencall_alloc_buffer")?,
                 free: function(&calls, "xencall_free_buffer")?,
                 made: Cell::new(0),
-                _libraries: [memory, calls],
+                _libraries: vec![memory, calls],
             })
         }
     }
@@ -296,6 +296,89 @@ impl Libraries {
                 );
             }
             pages /= 2;
+        }
+    }
+}
+
+/// A hypervisor that has all the memory there is: frames are numbered from 1000 on, and whatever is mapped is fresh memory of this process.
+#[cfg(test)]
+mod imitation {
+    use super::*;
+
+    unsafe extern "C" fn map(
+        _: *mut c_void,
+        _: u32,
+        _: *mut c_void,
+        protection: c_int,
+        _: c_int,
+        pages: usize,
+        _: *const c_ulong,
+        _: *mut c_int,
+    ) -> *mut c_void {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping where the kernel likes.
+        unsafe { libc::mmap(ptr::null_mut(), pages * PAGE as usize, protection, flags, -1, 0) }
+    }
+
+    unsafe extern "C" fn unmap(_: *mut c_void, at: *mut c_void, pages: usize) -> c_int {
+        // SAFETY: what `map` gave.
+        unsafe { libc::munmap(at, pages * PAGE as usize) }
+    }
+
+    unsafe extern "C" fn map_resource(
+        _: *mut c_void,
+        _: u16,
+        _: c_uint,
+        _: c_uint,
+        _: c_ulong,
+        pages: c_ulong,
+        at: *mut *mut c_void,
+        _: c_int,
+        _: c_int,
+    ) -> *mut c_void {
+        let table = vec![0u64; pages as usize * 512].leak();
+        // SAFETY: the caller's variable.
+        unsafe { at.write(table.as_mut_ptr().cast()) };
+        table.as_mut_ptr().cast()
+    }
+
+    unsafe extern "C" fn call2(_: *mut c_void, _: c_uint, _: u64, buffer: u64) -> c_int {
+        let reservation = buffer as *const Reservation;
+        // SAFETY: a request with its list, as `populate_some` makes it.
+        unsafe {
+            let (list, count) = ((*reservation).extents, (*reservation).count);
+            for at in 0..count as usize {
+                list.add(at).write(list.add(at).read() - 0x10_0000 + 1000);
+            }
+            count as c_int
+        }
+    }
+
+    unsafe extern "C" fn allocate(_: *mut c_void, bytes: usize) -> *mut c_void {
+        // SAFETY: asks for memory.
+        unsafe { libc::calloc(1, bytes) }
+    }
+
+    unsafe extern "C" fn free(_: *mut c_void, buffer: *mut c_void) {
+        // SAFETY: what `allocate` gave.
+        unsafe { libc::free(buffer) }
+    }
+
+    impl Libraries {
+        /// Libraries that need no Xen.
+        pub(crate) fn of_test() -> Self {
+            Libraries {
+                memory: ptr::null_mut(),
+                map,
+                unmap,
+                map_resource,
+                calls: ptr::null_mut(),
+                call2,
+                allocate,
+                free,
+                made: Cell::new(0),
+                _libraries: Vec::new(),
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //! | `image` | its kernel, which never runs |
 //! | `ledger` | which page shows which frame, for the next life of a back-end that is killed |
 //! | `libraries` | Xen's libraries, loaded when used |
+//! | `numbers` | which of Xen's domains a domain is |
 //! | `references` | who is granted which page |
 //! | `room` | the back-end's own mappings |
 //! | `stock` | pages populated and zeroed ahead of time |
@@ -16,11 +17,14 @@ mod domain;
 mod image;
 mod ledger;
 mod libraries;
+mod numbers;
 mod references;
 mod room;
 mod stock;
 mod store;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use store::{Ahead, GrantStore};
 

@@ -124,6 +124,15 @@ impl References {
         unmapped
     }
 
+    /// No new mapping of anything by a domain.
+    pub(crate) fn withdraw(&mut self, domain: DomId) {
+        let granted = self.given.keys().filter(|(_, to, _)| *to == domain);
+        let frames: BTreeSet<u32> = granted.map(|(frame, _, _)| *frame).collect();
+        for frame in frames {
+            self.revoke(frame, Some(domain));
+        }
+    }
+
     /// Looks which revoked references are not in use any more.
     pub(crate) fn settle(&mut self) {
         let Self {
@@ -186,6 +195,19 @@ mod tests {
         references.settle();
         assert!(references.lingering().is_empty());
         assert_eq!(references.room(), (504, 502));
+    }
+
+    #[test]
+    fn a_domain_that_is_withdrawn_from_maps_nothing_new_and_others_as_before() {
+        let mut references = References::read(Table::of_test(1));
+        references.give(&[100, 101], 5, true).unwrap();
+        references.give(&[100, 101], 6, false).unwrap();
+        let in_use = references.of((101, 5, true)).unwrap();
+        references.table().use_it(in_use, true);
+        references.withdraw(5);
+        assert_eq!(references.of_frame(100).collect::<Vec<_>>(), [(6, false)]);
+        assert_eq!(references.of_frame(101).collect::<Vec<_>>(), [(6, false)]);
+        assert_eq!(references.lingering(), BTreeSet::from([101]));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use super::ledger::{Ledger, Told};
 use super::libraries::Libraries;
+use super::numbers::Numbers;
 use super::references::References;
 use super::stock::Stock;
 use super::{domain, ledger, room};
@@ -49,21 +50,20 @@ impl Default for Ahead {
 pub struct GrantStore {
     libraries: Libraries,
     ledger: Ledger,
-    references: References,
+    pub(super) references: References,
     /// All frames the holder has, those that no page shows, and those that were revoked in use.
     frames: u64,
     stock: Stock,
     quarantine: BTreeSet<u32>,
     /// Page of the pool to frame and owner.
-    shown: BTreeMap<u64, (u32, Serial)>,
+    pub(super) shown: BTreeMap<u64, (u32, Serial)>,
     /// Pages of a construct.
-    of: BTreeMap<Serial, BTreeSet<u64>>,
-    /// Xen's numbers.
-    domains: BTreeMap<Domain, DomId>,
+    pub(super) of: BTreeMap<Serial, BTreeSet<u64>>,
+    numbers: Numbers,
+    /// Finds a machine by its name.
+    pub(super) look: fn(&str) -> anyhow::Result<DomId>,
     /// Writes what guests may see.
     directory: Directory,
-    /// Names of domains that came in before their machine was there.
-    awaited: BTreeMap<Domain, String>,
 }
 
 fn other(why: anyhow::Error) -> io::Error {
@@ -104,7 +104,12 @@ impl GrantStore {
         Self::over(Libraries::load()?, ledger, told, ahead)
     }
 
-    fn over(libraries: Libraries, ledger: Ledger, told: Told, ahead: Ahead) -> anyhow::Result<Self> {
+    pub(super) fn over(
+        libraries: Libraries,
+        ledger: Ledger,
+        told: Told,
+        ahead: Ahead,
+    ) -> anyhow::Result<Self> {
         let references = References::read(libraries.grant_table(ledger.holder, ahead.table_pages)?);
         // Not more than a part of what there can be.
         let stock = (ahead.stock / PAGE).min(ledger.most_frames() / 4) as usize;
@@ -116,9 +121,9 @@ impl GrantStore {
             quarantine: BTreeSet::new(),
             shown: BTreeMap::new(),
             of: BTreeMap::new(),
-            domains: told.domains.into_iter().collect(),
+            numbers: Numbers::told(told.domains),
+            look: |name| Xenstore::open(&Here::default())?.domain_named(name),
             directory: Directory::start()?,
-            awaited: BTreeMap::new(),
             ledger,
         };
         told.frames.iter().for_each(|&frame| store.stock.put(frame));
@@ -325,25 +330,48 @@ impl GrantStore {
     }
 
     fn domain(&self, domain: Domain) -> io::Result<DomId> {
-        let known = self.domains.get(&domain).copied();
+        let known = self.numbers.of(domain);
         known.ok_or_else(|| invalid(format!("domain {domain} is no Xen domain that was introduced")))
     }
 
+    /// A domain is this one of Xen's: what a machine it had before was granted ends first, so that a back-end killed in between does it again.
     fn known(&mut self, number: Domain, as_in_xen: DomId) -> io::Result<()> {
+        if let Some(left) = self.numbers.left_by(number, as_in_xen) {
+            self.references.withdraw(left);
+        }
         self.ledger.name(number, as_in_xen)?;
-        self.domains.insert(number, as_in_xen);
+        self.numbers.found(number, as_in_xen);
         Ok(())
     }
 
     /// The same, looked for by its name where it was not there yet.
     fn find(&mut self, number: Domain) -> io::Result<DomId> {
-        if let (None, Some(name)) = (self.domains.get(&number), self.awaited.get(&number)) {
-            let found = Xenstore::open(&Here::default())
-                .and_then(|mut xenstore| xenstore.domain_named(name))
-                .map_err(other)?;
+        if let Some(name) = self.numbers.awaited(number) {
+            let found = (self.look)(name).map_err(other)?;
             self.known(number, found)?;
         }
         self.domain(number)
+    }
+
+    /// Pages of an extent show these frames, for a construct and all that are let into it.
+    fn show(&mut self, serial: Serial, pages: &[u64], frames: &[u32]) -> io::Result<()> {
+        // Whoever has the rest of the construct has this too.
+        let first = self.of.get(&serial).and_then(|own| own.first()).copied();
+        let admitted: Vec<(DomId, bool)> = first
+            .and_then(|page| self.shown.get(&page))
+            .map(|(frame, _)| self.references.of_frame(*frame).collect())
+            .unwrap_or_default();
+        for (&page, &frame) in pages.iter().zip(frames) {
+            self.shown.insert(page, (frame, serial));
+            self.of.entry(serial).or_default().insert(page);
+        }
+        // One extent: its pages are one behind the other.
+        if let Some(&page) = pages.first() {
+            self.ledger.enter(page, frames, serial.0)?;
+        }
+        admitted
+            .into_iter()
+            .try_for_each(|(domain, writable)| self.give(frames, domain, writable))
     }
 
     fn map_behind(&self, serial: Serial, mapped: &mut Mapped, extents: &[Extent]) -> io::Result<()> {
@@ -378,24 +406,12 @@ impl Store for GrantStore {
         if self.stock.is_low() {
             self.order();
         }
-        // Whoever has the rest of the construct has this too.
-        let first = self.of.get(&serial).and_then(|own| own.first()).copied();
-        let admitted: Vec<(DomId, bool)> = first
-            .and_then(|page| self.shown.get(&page))
-            .map(|(frame, _)| self.references.of_frame(*frame).collect())
-            .unwrap_or_default();
-        for (&page, &frame) in pages.iter().zip(&frames) {
-            self.shown.insert(page, (frame, serial));
-            self.of.entry(serial).or_default().insert(page);
+        let shown = self.show(serial, &pages, &frames);
+        if shown.is_err() {
+            // Nobody will ask for them back: to the registry they were never there.
+            self.give_back(serial, &pages)?;
         }
-        // One extent: its pages are one behind the other.
-        if let Some(&page) = pages.first() {
-            self.ledger.enter(page, &frames, serial.0)?;
-        }
-        for (domain, writable) in admitted {
-            self.give(&frames, domain, writable)?;
-        }
-        Ok(())
+        shown
     }
 
     fn descriptor(&self, _: Serial, _: bool) -> io::Result<(OwnedFd, Window)> {
@@ -404,17 +420,15 @@ impl Store for GrantStore {
     }
 
     fn introduce(&mut self, number: Domain, machine: Option<&str>) -> io::Result<()> {
-        self.domains.remove(&number);
-        self.awaited.remove(&number);
-        match machine {
-            None => self.known(number, 0),
-            Some(name) => {
-                self.awaited.insert(number, name.to_owned());
-                // It may be started only now.
-                let _ = self.find(number);
-                Ok(())
-            }
+        self.numbers.introduce(number, machine);
+        if machine.is_none() {
+            return self.known(number, 0);
         }
+        // It may be started only later.
+        if let Err(why) = self.find(number) {
+            tracing::debug!(domain = number, "its machine is not there yet: {why}");
+        }
+        Ok(())
     }
 
     fn admit(&mut self, serial: Serial, domain: Domain, writable: bool) -> io::Result<()> {
@@ -454,24 +468,24 @@ impl Store for GrantStore {
     }
 
     fn revoke(&mut self, serial: Serial, domain: Domain) -> io::Result<bool> {
-        let Ok(from) = self.domain(domain) else {
-            // Nothing was ever granted to it.
-            return Ok(true);
-        };
         let mut unmapped = true;
-        for page in self.of.get(&serial).into_iter().flatten() {
-            if let Some((frame, _)) = self.shown.get(page) {
-                unmapped &= self.references.revoke(*frame, Some(from));
+        // To whom there is no number nothing was ever granted.
+        for from in self.numbers.granted(domain) {
+            for page in self.of.get(&serial).into_iter().flatten() {
+                if let Some((frame, _)) = self.shown.get(page) {
+                    unmapped &= self.references.revoke(*frame, Some(from));
+                }
             }
         }
         Ok(unmapped)
     }
 
     fn release(&mut self, serial: Serial, extents: &[Extent]) -> io::Result<()> {
-        let mut pages = Vec::new();
         for &extent in extents {
-            pages.extend(self.pages(extent)?);
+            self.pages(extent)?;
         }
+        // All that it has, not only what the caller knows of: nobody asks for the rest.
+        let pages: Vec<u64> = self.of.get(&serial).into_iter().flatten().copied().collect();
         self.give_back(serial, &pages)
     }
 
@@ -502,16 +516,14 @@ impl Store for GrantStore {
     }
 
     fn list(&mut self, there: &[Domain], seen: &[Seen<'_>]) -> bool {
-        let known = there.iter().filter_map(|domain| self.domains.get(domain));
+        let known = there.iter().filter_map(|domain| self.numbers.of(*domain));
         // Dom0 has no use for it.
-        let guests = known.filter(|of_xen| **of_xen != 0);
-        let mut all: directory::Seen = guests
-            .map(|of_xen| (*of_xen, directory::Entries::new()))
-            .collect();
+        let guests = known.filter(|of_xen| *of_xen != 0);
+        let mut all: directory::Seen = guests.map(|of_xen| (of_xen, directory::Entries::new())).collect();
         for construct in seen {
             let place = directory::place(construct.kind, construct.id);
             for domain in construct.by {
-                let entries = self.domains.get(domain).and_then(|of_xen| all.get_mut(of_xen));
+                let entries = self.numbers.of(*domain).and_then(|of_xen| all.get_mut(&of_xen));
                 if let Some(entries) = entries {
                     entries.insert(place.clone(), construct.what.clone());
                 }

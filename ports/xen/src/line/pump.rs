@@ -8,12 +8,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::ops::Deref;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use vshmem_words::Mapping;
+use vshmem_words::{Mapping, Words};
 
 /// How long it waits at most for something to happen.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long what was written before the socket's other end was closed may wait for room in the pages.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Where it shows that the other end is there: as long as this stands at this path.
 pub(super) struct Watched {
@@ -25,16 +28,26 @@ pub(super) struct Watched {
 
 /// One end of a line at work.
 pub(super) struct Pump {
-    ring: Ring<Box<Mapping>>,
-    socket: OwnedFd,
+    ends: Ends<Box<Mapping>>,
     evtchn: OwnedFd,
     port: u32,
     watched: Watched,
+}
+
+/// What bytes are moved between.
+struct Ends<W> {
+    ring: Ring<W>,
+    socket: OwnedFd,
     /// Taken out of the pages and not yet written to the socket.
     held: Vec<u8>,
+    /// Nobody reads from the socket any more; what was written to it is still moved.
+    unheard: bool,
+    /// Since when the socket's other end is closed and the pages have no room for what it wrote.
+    stuck: Option<Instant>,
 }
 
 /// Why it ends.
+#[derive(Debug, PartialEq)]
 enum Over {
     /// The socket's other end is closed.
     Closed,
@@ -69,12 +82,10 @@ impl Pump {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, socket) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         let pump = Pump {
-            ring,
-            socket,
+            ends: Ends::new(ring, socket),
             evtchn,
             port,
             watched,
-            held: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("vshmem-line".into());
         let thread = thread
@@ -114,53 +125,108 @@ impl Pump {
     }
 
     fn turn(&mut self) -> Result<(), Over> {
-        let mut told = self.inwards()?;
-        let room = self.ring.room()?;
-        told |= self.outwards(room)?;
-        if told {
+        if self.ends.step()? {
             match devices::send_event(&self.evtchn, self.port) {
                 // The other end is not bound at the moment: it looks when it comes back.
                 Ok(()) | Err(_) => {}
             }
         }
-        let mut wanted = PollFlags::empty();
-        wanted.set(PollFlags::IN, self.ring.room()? > 0);
-        wanted.set(PollFlags::OUT, !self.held.is_empty());
+        let wanted = self.ends.wanted(LAST_WORDS)?;
         let mut waits = [
-            PollFd::new(&self.socket, wanted),
             PollFd::new(&self.evtchn, PollFlags::IN),
+            PollFd::new(&self.ends.socket, wanted),
         ];
+        // A closed socket would end every wait at once, though nothing can be done with it now.
+        let waits = if wanted.is_empty() {
+            &mut waits[..1]
+        } else {
+            &mut waits[..]
+        };
         let most = Timespec {
             tv_sec: 0,
             tv_nsec: LOOK.as_nanos() as i64,
         };
-        match poll(&mut waits, Some(&most)) {
-            Ok(_) | Err(Errno::INTR) => {}
+        match poll(waits, Some(&most)) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         }
-        if waits[0].revents().contains(PollFlags::HUP) && !waits[0].revents().contains(PollFlags::IN) {
+        if waits[0].revents().is_empty() {
+            return Ok(());
+        }
+        hear(&self.evtchn)
+    }
+}
+
+/// Takes events. A device that has none to read, and says that it has, would be asked for ever: its error is the line's.
+fn hear(evtchn: &OwnedFd) -> Result<(), Over> {
+    match devices::take_events(evtchn).map_err(|why| Errno::from_io_error(&why).unwrap_or(Errno::IO)) {
+        Ok(()) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+impl<W> Ends<W>
+where
+    W: Deref,
+    W::Target: Words + Sized,
+{
+    fn new(ring: Ring<W>, socket: OwnedFd) -> Self {
+        Ends {
+            ring,
+            socket,
+            held: Vec::new(),
+            unheard: false,
+            stuck: None,
+        }
+    }
+
+    /// Moves what can be moved, both ways; whether the other domain is to hear of it.
+    fn step(&mut self) -> Result<bool, Over> {
+        let told = self.inwards()?;
+        let room = self.ring.room()?;
+        Ok(self.outwards(room)? | told)
+    }
+
+    /// What the socket is to be waited for. Its end is where nothing more is read from it, however it hangs up; if there is no room to read into, after that long.
+    fn wanted(&mut self, patience: Duration) -> Result<PollFlags, Over> {
+        let mut wanted = PollFlags::empty();
+        wanted.set(PollFlags::IN, self.ring.room()? > 0);
+        wanted.set(PollFlags::OUT, !self.held.is_empty());
+        if wanted.contains(PollFlags::IN) || !self.is_hung_up()? {
+            self.stuck = None;
+        } else if self.stuck.get_or_insert_with(Instant::now).elapsed() >= patience {
             return Err(Over::Closed);
         }
-        if waits[1].revents().contains(PollFlags::IN) {
-            let _ = devices::take_events(&self.evtchn);
+        Ok(wanted)
+    }
+
+    fn is_hung_up(&self) -> Result<bool, Over> {
+        let mut look = [PollFd::new(&self.socket, PollFlags::empty())];
+        match poll(&mut look, Some(&Timespec::default())) {
+            Ok(_) => Ok(look[0].revents().contains(PollFlags::HUP)),
+            Err(Errno::INTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
         }
-        Ok(())
     }
 
     /// From the pages to the socket; whether the other end is to hear of it.
     fn inwards(&mut self) -> Result<bool, Over> {
         let mut told = false;
-        loop {
+        while !self.unheard {
             if !self.held.is_empty() {
                 match rustix::net::send(&self.socket, &self.held, rustix::net::SendFlags::NOSIGNAL) {
                     Ok(written) => {
                         self.held.drain(..written);
                     }
                     Err(Errno::AGAIN | Errno::INTR) => return Ok(told),
-                    Err(Errno::PIPE | Errno::CONNRESET) => return Err(Over::Closed),
+                    Err(Errno::PIPE | Errno::CONNRESET) => {
+                        self.unheard = true;
+                        self.held.clear();
+                    }
                     Err(errno) => return Err(errno.into()),
                 }
-                if !self.held.is_empty() {
+                if self.unheard || !self.held.is_empty() {
                     return Ok(told);
                 }
             }
@@ -172,6 +238,7 @@ impl Pump {
             }
             self.held.extend(&buffer[..taken]);
         }
+        Ok(told)
     }
 
     /// From the socket to the pages; whether anything came.
@@ -191,5 +258,68 @@ impl Pump {
             Err(Errno::CONNRESET) => Err(Over::Closed),
             Err(errno) => Err(errno.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ring::End;
+    use super::*;
+    use vshmem_words::Heap;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
+    }
+
+    /// A line whose pages are full, with more in the socket, whose other end is closed.
+    fn full(memory: &Heap) -> (Ends<&Heap>, Ring<&Heap>) {
+        let (daemon, socket) = pair();
+        let mut ends = Ends::new(Ring::new(memory, End::Host), socket);
+        assert_eq!(rustix::io::write(&daemon, &[1; 4096]), Ok(4096));
+        assert_eq!(ends.step(), Ok(true));
+        assert_eq!(rustix::io::write(&daemon, b"goodbye"), Ok(7));
+        drop(daemon);
+        (ends, Ring::new(memory, End::Guest))
+    }
+
+    #[test]
+    fn a_goodbye_that_waits_for_room_arrives_after_its_sender_is_gone() {
+        let memory = Heap::new(3 * 4096);
+        let (mut ends, mut guest) = full(&memory);
+        for _ in 0..3 {
+            assert_eq!(ends.step(), Ok(false));
+            assert_eq!(ends.wanted(Duration::MAX), Ok(PollFlags::empty()));
+        }
+        // What comes the other way is heard by nobody, and hinders nothing.
+        guest.put(b"who is there?");
+        assert_eq!(ends.step(), Ok(false));
+        assert!(ends.unheard);
+        let mut buffer = [0; 4096];
+        assert_eq!(guest.take(&mut buffer), Ok((4096, true)));
+        assert_eq!(ends.wanted(Duration::MAX), Ok(PollFlags::IN));
+        assert_eq!(ends.step(), Ok(true));
+        assert_eq!(guest.take(&mut buffer).unwrap().0, 7);
+        assert_eq!(&buffer[..7], b"goodbye");
+        assert_eq!(ends.step(), Err(Over::Closed));
+    }
+
+    #[test]
+    fn a_goodbye_that_nobody_makes_room_for_is_given_up() {
+        let memory = Heap::new(3 * 4096);
+        let (mut ends, _guest) = full(&memory);
+        assert_eq!(ends.wanted(Duration::MAX), Ok(PollFlags::empty()));
+        assert_eq!(ends.wanted(Duration::ZERO), Err(Over::Closed));
+    }
+
+    #[test]
+    fn a_device_of_events_that_fails_ends_its_line() {
+        let (device, far) = pair();
+        assert_eq!(rustix::io::write(&far, &5u32.to_ne_bytes()), Ok(4));
+        assert_eq!(hear(&device), Ok(()));
+        // None has come: another one may.
+        assert_eq!(hear(&device), Ok(()));
+        let null = devices::open(std::path::Path::new("/dev/null"), true).unwrap();
+        assert_eq!(hear(&null), Err(Over::Errno(Errno::IO)));
     }
 }

@@ -1,0 +1,122 @@
+//! The store of grants over an imitation of the hypervisor: who keeps which grants when machines come, go and cannot be found.
+
+use super::ledger::{Ledger, Told};
+use super::libraries::Libraries;
+use super::store::{Ahead, GrantStore};
+use anyhow::Context;
+use vshmem_port::store::{PAGE, Serial, Store};
+use vshmem_wire::{Extent, Kind};
+
+const ONE: Serial = Serial(1);
+const TWO: Serial = Serial(2);
+const GUEST: u16 = 3;
+
+fn ahead() -> Ahead {
+    Ahead {
+        stock: 0,
+        table_pages: 1,
+    }
+}
+
+/// Machines are named by their numbers.
+fn by_number(name: &str) -> anyhow::Result<u16> {
+    name.parse().context("there is no such machine now")
+}
+
+fn store() -> GrantStore {
+    let ledger = Ledger::new(99, 1000).unwrap();
+    let mut store = GrantStore::over(Libraries::of_test(), ledger, Told::default(), ahead()).unwrap();
+    store.look = by_number;
+    store
+}
+
+fn extent(page: u64, pages: u64) -> Extent {
+    Extent {
+        offset: page * PAGE,
+        bytes: pages * PAGE,
+    }
+}
+
+/// Grants that a machine has of anything.
+fn granted_to(store: &GrantStore, machine: u16) -> usize {
+    let frames = store.references.granted().into_iter();
+    frames
+        .flat_map(|frame| store.references.of_frame(frame))
+        .filter(|(to, _)| *to == machine)
+        .count()
+}
+
+#[test]
+fn what_is_revoked_is_revoked_though_its_machine_is_not_found_any_more() {
+    let mut store = store();
+    store.introduce(GUEST, Some("7")).unwrap();
+    store.provide((Kind::Shm, ONE), extent(0, 4)).unwrap();
+    store.admit(ONE, GUEST, true).unwrap();
+    assert_eq!(granted_to(&store, 7), 4);
+    // A restarted back-end introduces whom it finds a stream of; the machine is gone.
+    store.introduce(GUEST, Some("gone")).unwrap();
+    assert!(store.revoke(ONE, GUEST).unwrap());
+    assert_eq!(granted_to(&store, 7), 0);
+}
+
+#[test]
+fn another_machine_of_that_name_leaves_its_predecessor_nothing() {
+    let mut store = store();
+    store.introduce(GUEST, Some("7")).unwrap();
+    store.provide((Kind::Shm, ONE), extent(0, 4)).unwrap();
+    store.admit(ONE, GUEST, true).unwrap();
+    store.introduce(GUEST, Some("8")).unwrap();
+    assert_eq!(granted_to(&store, 7), 0);
+    // The same one again keeps what it has.
+    store.admit(ONE, GUEST, true).unwrap();
+    store.introduce(GUEST, Some("8")).unwrap();
+    assert_eq!(granted_to(&store, 8), 4);
+}
+
+#[test]
+fn a_machine_that_could_not_be_looked_up_is_looked_up_again_when_it_asks() {
+    let mut store = store();
+    store.introduce(GUEST, Some("7")).unwrap();
+    store.provide((Kind::Shm, ONE), extent(0, 4)).unwrap();
+    store.admit(ONE, GUEST, true).unwrap();
+    // Xenstore does not answer at that moment.
+    store.look = |_| anyhow::bail!("no answer");
+    store.introduce(GUEST, Some("7")).unwrap();
+    let granted = |store: &GrantStore| store.grants(ONE, GUEST, &[extent(0, 4)], true);
+    assert!(granted(&store).is_err());
+    assert!(store.admit(ONE, GUEST, true).is_err());
+    store.look = by_number;
+    store.admit(ONE, GUEST, true).unwrap();
+    assert!(granted(&store).unwrap().is_some());
+    assert_eq!(granted_to(&store, 7), 4);
+}
+
+#[test]
+fn pages_that_cannot_be_granted_are_nobodys() {
+    let mut store = store();
+    store.introduce(GUEST, Some("7")).unwrap();
+    store.provide((Kind::Shm, ONE), extent(0, 300)).unwrap();
+    store.admit(ONE, GUEST, true).unwrap();
+    // The table has 504 references.
+    let why = store.provide((Kind::Shm, ONE), extent(300, 300)).unwrap_err();
+    assert!(why.to_string().contains("grants are exhausted"), "{why}");
+    assert_eq!(store.of[&ONE].len(), 300);
+    assert_eq!((store.shown.len(), granted_to(&store, 7)), (300, 300));
+    // Their places and frames are there for others.
+    store.provide((Kind::Shm, TWO), extent(300, 200)).unwrap();
+    store.admit(TWO, GUEST, true).unwrap();
+    store.release(ONE, &[extent(0, 300)]).unwrap();
+    assert_eq!((store.shown.len(), granted_to(&store, 7)), (200, 200));
+}
+
+#[test]
+fn a_released_construct_leaves_no_page_behind_that_its_registry_does_not_know() {
+    let mut store = store();
+    store.provide((Kind::Shm, ONE), extent(0, 2)).unwrap();
+    // Provided by a life that did not live to tell of it.
+    store.provide((Kind::Shm, ONE), extent(10, 2)).unwrap();
+    store.provide((Kind::Shm, TWO), extent(20, 2)).unwrap();
+    store.release(ONE, &[extent(0, 2)]).unwrap();
+    assert!(!store.of.contains_key(&ONE));
+    assert_eq!(store.shown.keys().copied().collect::<Vec<_>>(), [20, 21]);
+}
