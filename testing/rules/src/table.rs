@@ -5,6 +5,8 @@ use crate::differences::{self, Difference};
 use crate::place::{Column, Parties};
 use crate::rule::{self, Need, Rule};
 use anyhow::Result;
+use std::fs::File;
+use vshmem_testing_vm::alone::alone;
 use vshmem_testing_vm::huge::HugePages;
 
 /// How a rule fared at a place.
@@ -70,7 +72,7 @@ pub fn run(columns: &[Column], only: &str) -> Result<Table> {
         for (number, rule) in table.rules.iter().enumerate() {
             let (outcome, lines) = match needed(rule, column) {
                 Err(outcome) => (outcome, Vec::new()),
-                Ok(_pages) => {
+                Ok(_needs) => {
                     let said = hold(rule, number, &mut parties);
                     let outcome = judge(rule, column, &said, reference.get(number), &known);
                     (outcome, said.map(|t| t.lines).unwrap_or_default())
@@ -86,21 +88,40 @@ pub fn run(columns: &[Column], only: &str) -> Result<Table> {
     Ok(table)
 }
 
-/// What a rule needs, as long as it is held; or that it cannot be had.
-fn needed(rule: &Rule, column: Column) -> std::result::Result<Option<HugePages>, Outcome> {
+/// What a rule needs, as long as it is held.
+#[derive(Default)]
+struct Needs {
+    _pages: Option<HugePages>,
+    _locked_memory: Option<File>,
+}
+
+/// Gets that, or says that it cannot be had.
+fn needed(rule: &Rule, column: Column) -> std::result::Result<Needs, Outcome> {
     if let Some(why) = column.no_files()
         && rule.steps.iter().any(|step| step.command.contains("/proc/"))
     {
         return Err(Outcome::NotThere(why));
     }
-    let Some(need) = rule.needs else {
-        return Ok(None);
-    };
-    match (column.lacks(need), need) {
-        (Some(why), _) => Err(Outcome::NotThere(why)),
-        (None, Need::HugePages) => HugePages::set_aside().map(Some).map_err(Outcome::Skipped),
-        (None, Need::ExecutableMemory) => Ok(None),
+    let mut needs = Needs::default();
+    // The kernel counts what a user has locked over all processes of the machine, whatever IPC namespace they are in.
+    if rule
+        .steps
+        .iter()
+        .any(|step| step.command.starts_with("limit memlock"))
+    {
+        let lock = alone("locked-memory").map_err(|e| Outcome::Skipped(format!("a lock: {e}")))?;
+        needs._locked_memory = Some(lock);
     }
+    let Some(need) = rule.needs else {
+        return Ok(needs);
+    };
+    if let Some(why) = column.lacks(need) {
+        return Err(Outcome::NotThere(why));
+    }
+    if need == Need::HugePages {
+        needs._pages = Some(HugePages::set_aside().map_err(Outcome::Skipped)?);
+    }
+    Ok(needs)
 }
 
 fn judge(

@@ -2,7 +2,7 @@
 //!
 //! Not for places that have none by their nature, such as User-mode Linux.
 
-use rustix::fs::{FlockOperation, flock};
+use crate::alone::alone;
 use std::fs::File;
 use std::path::Path;
 
@@ -53,10 +53,7 @@ impl HugePages {
         if !Path::new(COUNT).exists() {
             return Err(why("the kernel has none"));
         }
-        let path = std::env::temp_dir().join("vshmem-huge-pages.lock");
-        let lock = File::options().create(true).append(true).open(&path);
-        let lock = lock.map_err(|e| why(&format!("{}: {e}", path.display())))?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|e| why(&e.to_string()))?;
+        let lock = alone("huge-pages").map_err(|e| why(&format!("their lock: {e}")))?;
         let before = count().ok_or_else(|| why("their number cannot be read"))?;
         let pages = HugePages { before, _lock: lock };
         let used = before.saturating_sub(free().ok_or_else(|| why("the default is not of 2 MiB"))?);

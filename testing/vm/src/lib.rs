@@ -12,6 +12,7 @@
 //! One body per scenario, one row per pair of places. A row that cannot run here is skipped by name and reason.
 
 pub mod actor;
+pub mod alone;
 pub mod huge;
 pub mod machine;
 pub mod own;
