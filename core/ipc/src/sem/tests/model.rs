@@ -71,12 +71,20 @@ impl Model {
         outcome
     }
 
+    /// Whether these are one operation on a semaphore that no sleeper names: nobody is looked at after it, since nobody can go on by it. Linux looks all the
+    /// same, at those with several operations, and only at which of them they wait may have become another one since they were last looked at.
+    fn is_nobodys(&self, ops: &[SemBuf]) -> bool {
+        let named = |num| self.waiters.iter().any(|w| w.ops.iter().any(|op| op.num == num));
+        matches!(ops, [one] if self.otime != 0 && one.flags & SEM_UNDO == 0 && !named(one.num))
+    }
+
     fn op(&mut self, id: usize, client: u32, ops: &[SemBuf], now: u64) {
+        let nobodys = self.is_nobodys(ops);
         match self.attempt(client, ops) {
             Outcome::Done => {
                 self.results.insert(id, Ok(()));
                 self.otime = now;
-                if ops.iter().any(|op| op.op != 0) {
+                if !nobodys && ops.iter().any(|op| op.op != 0) {
                     let nums: Vec<_> = ops.iter().map(|op| op.num).collect();
                     self.update(&nums, now);
                 }
