@@ -249,6 +249,8 @@ fn unreachable_daemon(path: &Path, errno: Errno) -> Trouble {
         ),
         Errno::ACCESS | Errno::PERM => Trouble::new(what, "permission denied")
             .remedy("run as a user who may enter the folder, or start your own with `vshmem serve --runtime-dir DIR`"),
+        Errno::NAMETOOLONG => Trouble::new(what, "no possible name of a socket (107 bytes at most)")
+            .remedy("choose a folder with a shorter name, for the daemon too"),
         other => Trouble::new(what, errno_words(other.raw_os_error())),
     }
 }

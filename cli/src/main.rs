@@ -20,6 +20,17 @@ macro_rules! say {
     }};
 }
 
+/// Prints for a command that prints and is done: where nothing can be written it ends, in place of a panic.
+macro_rules! print {
+    ($($part:tt)*) => { $crate::trouble::printed(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!($($part)*))) };
+}
+
+/// A line of [`print!`].
+macro_rules! println {
+    () => { print!("\n") };
+    ($($part:tt)*) => { print!("{}\n", format_args!($($part)*)) };
+}
+
 mod arguments;
 mod backend;
 mod commands;

@@ -80,6 +80,15 @@ impl fmt::Display for Trouble {
     }
 }
 
+/// What became of printing. What cannot be said at all, on a full disk say, makes the command a failed one.
+pub(crate) fn printed(outcome: std::io::Result<()>) {
+    if let Err(error) = outcome {
+        let why = errno_words(error.raw_os_error().unwrap_or(libc::EIO));
+        eprintln!("vshmem: {}", Trouble::new("standard output", why));
+        std::process::exit(FAILED.into());
+    }
+}
+
 /// The words of a failure: the daemon's, else the errno's.
 pub(crate) fn reason(failure: &Failure) -> String {
     if failure.why.is_empty() {

@@ -73,6 +73,52 @@ fn is_head(line: &str) -> bool {
 }
 
 #[test]
+fn a_summary_has_every_line_of_the_real_one() {
+    let daemon = Daemon::start();
+    daemon.ok(&["ipcmk", "-M", "4096", "-S", "2", "-Q"]);
+    // Numbers apart: pages that are resident may become more in between.
+    let lines = |text: &str| -> Vec<String> {
+        let lines = text
+            .lines()
+            .map(|line| line.trim_end_matches(|c: char| c.is_ascii_digit()));
+        lines.map(str::to_owned).collect()
+    };
+    let real = lines(&daemon.ok(&["run", "--", "ipcs", "-u"]));
+    assert_eq!(lines(&daemon.ok(&["ipcs", "-u"])), real);
+    assert!(real.len() > 10, "{real:?}");
+}
+
+#[test]
+fn what_cannot_be_printed_is_said_and_status_1() {
+    let daemon = Daemon::start();
+    for args in [
+        &["ipcs"][..],
+        &["ipcs", "--json"],
+        &["status"],
+        &["lsipc"],
+        &["man"],
+    ] {
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("/dev/full");
+        let mut command = daemon.vshmem(args);
+        let child = command
+            .stdout(full)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("started");
+        let output = support::finish_child(child, LIMIT);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", err(&output));
+        assert_eq!(
+            err(&output),
+            "vshmem: standard output: No space left on device\n",
+            "{args:?}"
+        );
+    }
+}
+
+#[test]
 fn details_of_one_and_numbers_of_all() {
     let daemon = Daemon::start();
     let made = daemon.json(&["ipcmk", "-S", "2", "--key", "0x1234"]);

@@ -9,6 +9,9 @@ use crate::text::{full_time, human_size, month_time};
 use crate::trouble::{Outcome, Trouble};
 use vshmem_wire::{Kind, Limits, Stat, StatBody};
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
 /// Shows V-shm segments, V-sem sets and V-msgq queues of the group, in util-linux's columns.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
@@ -396,6 +399,9 @@ fn summary(inventory: &mut Inventory, kind: Kind, sizes: Sizes) -> Result<(), Tr
             println!("------ Shared Memory Status --------");
             println!("segments allocated {}", info.used);
             println!("pages allocated {}", info.units);
+            println!("pages resident  {}", info.bytes / PAGE);
+            // The pool is not swapped by segments: these two are there for who counts lines.
+            println!("pages swapped   0\nSwap performance: 0 attempts\t 0 successes");
         }
         Kind::Sem => {
             println!("------ Semaphore Status --------");
@@ -496,7 +502,10 @@ fn json(inventory: &mut Inventory, options: &Ipcs, kinds: &[Kind]) -> Outcome {
                 Kind::Msg => {
                     serde_json::json!({"queues": info.used, "messages": info.units, "bytes": info.bytes})
                 }
-                Kind::Shm => serde_json::json!({"segments": info.used, "pages": info.units}),
+                Kind::Shm => {
+                    let resident = info.bytes / PAGE;
+                    serde_json::json!({"segments": info.used, "pages": info.units, "resident": resident})
+                }
                 Kind::Sem => serde_json::json!({"sets": info.used, "semaphores": info.units}),
             }
         } else {

@@ -69,8 +69,7 @@ pub(crate) fn man(options: &Man) -> Outcome {
 }
 
 fn print(bytes: &[u8]) -> Outcome {
-    std::io::stdout()
-        .write_all(bytes)
-        .map_err(|error| Trouble::new("standard output", error))?;
+    let mut out = std::io::stdout();
+    crate::trouble::printed(out.write_all(bytes).and_then(|()| out.flush()));
     Ok(0)
 }

@@ -6,6 +6,7 @@ use crate::place::Place;
 use crate::table::{self, Head};
 use crate::text::human_size;
 use crate::trouble::{Outcome, Trouble};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
@@ -23,12 +24,23 @@ Examples:
 pub(crate) struct Top {
     #[command(flatten)]
     place: Place,
-    /// Seconds between two looks
-    #[arg(long, value_name = "SECS", default_value_t = 1.0)]
-    interval: f64,
+    /// Seconds between two looks, up to a day
+    #[arg(long, value_name = "SECS", default_value = "1", value_parser = interval)]
+    interval: Duration,
     /// End after so many looks
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
+}
+
+/// The shortest time between two looks, and the longest.
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| !seconds.is_nan());
+    let interval = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let interval = interval.filter(|interval| *interval <= LONGEST);
+    interval.ok_or_else(|| format!("'{text}' is not a number of seconds up to a day"))
 }
 
 /// Goes to the alternate screen, and back from it when dropped.
@@ -50,10 +62,9 @@ impl Drop for Screen {
 
 /// Runs the command.
 pub(crate) fn run(options: &Top) -> Outcome {
-    let interval = Duration::try_from_secs_f64(options.interval.max(0.05))
-        .map_err(|error| Trouble::new("interval", error).with_status(2))?;
+    let interval = options.interval.max(SHORTEST);
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .map_err(|error| Trouble::new("signals", error))?;
     }
@@ -86,18 +97,33 @@ pub(crate) fn run(options: &Top) -> Outcome {
 fn draw(text: &str) {
     let size = rustix::termios::tcgetwinsize(std::io::stdout())
         .ok()
-        .filter(|size| size.ws_row > 1 && size.ws_col > 0);
+        .filter(|size| size.ws_row > 0 && size.ws_col > 0);
     let (rows, columns) = size.map_or((24, 80), |size| {
         (usize::from(size.ws_row), usize::from(size.ws_col))
     });
-    let mut out = String::from("\x1b[H");
-    for line in text.lines().take(rows - 1) {
-        out.extend(line.chars().take(columns));
-        out.push_str("\x1b[K\r\n");
-    }
-    out.push_str("\x1b[J");
-    print!("{out}");
+    print!("{}", fitted(text, rows, columns));
     let _ = std::io::stdout().flush();
+}
+
+/// The upper left corner of the text, as large as the screen, and what draws it there. Nothing follows the last line, which would move all of them up.
+fn fitted(text: &str, rows: usize, columns: usize) -> String {
+    let mut out = String::from("\x1b[H");
+    for (row, line) in text.lines().take(rows).enumerate() {
+        out.push_str(if row > 0 { "\r\n" } else { "" });
+        out.extend(line.chars().take(columns));
+        // A line that is full has nothing behind it; there the cursor still stands on its last character.
+        out.push_str(if line.chars().count() < columns {
+            "\x1b[K"
+        } else {
+            ""
+        });
+    }
+    out.push_str(if text.lines().count() < rows {
+        "\r\n\x1b[J"
+    } else {
+        ""
+    });
+    out
 }
 
 fn picture(inventory: &mut Inventory) -> Result<String, Trouble> {
@@ -189,4 +215,28 @@ fn row(inventory: &Inventory, kind: Kind, stat: &Stat) -> Vec<String> {
         holds,
         last,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_drawn_fits_the_smallest_screen() {
+        let text = "one two\nthree\nfour\n";
+        assert_eq!(fitted(text, 1, 3), "\x1b[Hone");
+        assert_eq!(fitted(text, 2, 7), "\x1b[Hone two\r\nthree\x1b[K");
+        assert_eq!(
+            fitted(text, 24, 80),
+            "\x1b[Hone two\x1b[K\r\nthree\x1b[K\r\nfour\x1b[K\r\n\x1b[J"
+        );
+    }
+
+    #[test]
+    fn intervals_are_up_to_a_day() {
+        assert_eq!(interval("0.5"), Ok(Duration::from_millis(500)));
+        for bad in ["", "x", "-1", "nan", "inf", "1e19", "90000"] {
+            assert!(interval(bad).is_err(), "{bad}");
+        }
+    }
 }

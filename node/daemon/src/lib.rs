@@ -104,11 +104,11 @@ enum Role {
 /// If it cannot start (a wrong configuration, another daemon in the same runtime directory), or dies again and again.
 pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let mut config = Config::read(options.config.as_deref(), options.runtime_dir.as_deref())?;
-    if let Some(pool) = options.pool {
-        config.group.pool = pool;
-    }
     if let Some(memory) = options.memory {
         config.group.memory = memory;
+    }
+    if let Some(pool) = options.pool {
+        config.set_pool(pool)?;
     }
     config.huge = vshmem_port_select::huge_page_sizes();
     config.draw_identities().context("drawing random numbers")?;

@@ -5,8 +5,9 @@ use anyhow::{Context, bail};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::fs::FileType;
 use std::io::ErrorKind;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// Name of the main socket in the runtime directory.
@@ -47,11 +48,11 @@ pub fn runtime_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
 /// Makes the runtime directory, and takes its lock: only one daemon may serve it. Says also whether the directory was made here.
 pub(crate) fn lock(dir: &Path) -> anyhow::Result<(OwnedFd, bool)> {
     let made = !dir.exists();
+    let folders = [dir.to_path_buf(), dir.join(DOMAINS)].map(|folder| (!folder.exists(), folder));
     std::fs::create_dir_all(dir.join(DOMAINS))
         .with_context(|| format!("making the runtime directory {}", dir.display()))?;
-    for dir in [dir.to_path_buf(), dir.join(DOMAINS)] {
-        // Clients of every user must get to the sockets; the sockets' own modes say who may connect.
-        let _ = std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755));
+    for (made, folder) in folders {
+        let_pass(&folder, made);
     }
     let path = dir.join(LOCK);
     loop {
@@ -71,6 +72,16 @@ pub(crate) fn lock(dir: &Path) -> anyhow::Result<(OwnedFd, bool)> {
         if rustix::fs::stat(&path).is_ok_and(|there| there.st_ino == ours) {
             return Ok((file, made));
         }
+    }
+}
+
+/// Clients of every user must get to the sockets; the sockets' own modes say who may connect. A directory that was there before may be anything, `/tmp` too: it
+/// is opened for passing through, and stays as it is otherwise.
+fn let_pass(folder: &Path, made: bool) {
+    let was = std::fs::metadata(folder).map_or(0, |found| found.permissions().mode() & 0o7777);
+    let mode = if made { 0o755 } else { was | 0o111 };
+    if mode != was {
+        let _ = std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode));
     }
 }
 
@@ -97,7 +108,7 @@ pub(crate) fn listen_for_machine(path: &Path, config: &SocketConfig) -> anyhow::
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         for folder in folder.ancestors().take(2) {
-            let _ = std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755));
+            let_pass(folder, false);
         }
     }
     listen_for(path, config, SocketType::STREAM)
@@ -107,7 +118,8 @@ pub(crate) fn listen_for_machine(path: &Path, config: &SocketConfig) -> anyhow::
 pub(crate) fn link_pool(dir: &Path, name: &str, descriptor: BorrowedFd<'_>) -> anyhow::Result<()> {
     let target = format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd());
     let (new, path) = (dir.join(format!("{name}.new")), dir.join(name));
-    remove(&new);
+    make_room(&new, FileType::is_symlink)?;
+    make_room(&path, FileType::is_symlink)?;
     std::os::unix::fs::symlink(target, &new)
         .and_then(|()| std::fs::rename(&new, &path))
         .with_context(|| format!("making {}", path.display()))
@@ -115,7 +127,7 @@ pub(crate) fn link_pool(dir: &Path, name: &str, descriptor: BorrowedFd<'_>) -> a
 
 fn listen_for(path: &Path, config: &SocketConfig, kind: SocketType) -> anyhow::Result<OwnedFd> {
     let said = || format!("listening on {}", path.display());
-    remove(path);
+    make_room(path, FileType::is_socket)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).with_context(said)?;
     let address = SocketAddrUnix::new(path).with_context(|| {
@@ -134,27 +146,63 @@ fn listen_for(path: &Path, config: &SocketConfig, kind: SocketType) -> anyhow::R
     Ok(fd)
 }
 
-/// Removes a socket's name.
+/// Removes what an earlier daemon left under a name. What is not of the kind that a daemon makes there is somebody's, and stays.
+fn make_room(path: &Path, ours: impl Fn(&FileType) -> bool) -> anyhow::Result<()> {
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !ours(&found.file_type()) {
+            bail!(
+                "{} is in the way, and no daemon made it: choose another directory with --runtime-dir",
+                path.display()
+            );
+        }
+        remove(path);
+    }
+    Ok(())
+}
+
+/// Removes a socket's name, or a link; nothing else.
 pub(crate) fn remove(path: &Path) {
+    if !is(path, |kind| kind.is_socket() || kind.is_symlink()) {
+        return;
+    }
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => tracing::warn!("cannot remove {}: {e}", path.display()),
         _ => {}
     }
 }
 
-/// Removes what a daemon made in its runtime directory, and the directory if it made that, too, and nothing else is in it.
+/// Removes what a daemon made in its runtime directory, and the directory if it made that, too, and nothing else is in it. Whatever else is there stays.
 pub(crate) fn clear(dir: &Path, made: bool) {
-    let _ = std::fs::remove_dir_all(dir.join(MACHINES));
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let rest = name.to_str().and_then(|name| name.strip_prefix(POOL));
+    let machines = dir.join(MACHINES);
+    for domain in entries(&machines) {
+        for socket in entries(&domain).filter(|path| is(path, FileType::is_socket)) {
+            let _ = std::fs::remove_file(socket);
+        }
+        let _ = std::fs::remove_dir(domain);
+    }
+    let _ = std::fs::remove_dir(machines);
+    for path in entries(dir).filter(|path| is(path, FileType::is_symlink)) {
+        let rest = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_prefix(POOL));
         if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
-            let _ = std::fs::remove_file(entry.path());
+            let _ = std::fs::remove_file(path);
         }
     }
-    let _ = std::fs::remove_file(dir.join(LOCK));
+    if std::fs::metadata(dir.join(LOCK)).is_ok_and(|lock| lock.len() == 0) {
+        let _ = std::fs::remove_file(dir.join(LOCK));
+    }
     let _ = std::fs::remove_dir(dir.join(DOMAINS));
     if made {
         let _ = std::fs::remove_dir(dir);
     }
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let found = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    found.map(|entry| entry.path())
+}
+
+fn is(path: &Path, kind: impl Fn(&FileType) -> bool) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| kind(&found.file_type()))
 }

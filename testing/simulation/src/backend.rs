@@ -42,14 +42,14 @@ impl Disk {
 #[derive(Debug, Clone, Copy)]
 enum Later {
     Sweep(Sweep),
-    SetQbytes { serial: u64, qbytes: u64 },
+    SetQbytes(u64),
 }
 
 impl Later {
     fn serial(self) -> u64 {
         match self {
             Later::Sweep(sweep) => sweep.serial,
-            Later::SetQbytes { serial, .. } => serial,
+            Later::SetQbytes(serial) => serial,
         }
     }
 }
@@ -272,7 +272,7 @@ impl<'a> Back<'a> {
                 });
             }
             Effect::Sweep(sweep) => self.now_or_later(Later::Sweep(sweep)),
-            Effect::SetQbytes { serial, qbytes } => self.now_or_later(Later::SetQbytes { serial, qbytes }),
+            Effect::SetQbytes { serial, .. } => self.now_or_later(Later::SetQbytes(serial)),
             Effect::SetCtime {
                 kind,
                 serial,
@@ -388,7 +388,9 @@ impl<'a> Back<'a> {
                     let _ = self.apply(Command::Swept(sweep));
                 }
             }
-            Later::SetQbytes { serial, qbytes } => {
+            Later::SetQbytes(serial) => {
+                // The limit that it has now: it may have changed again since this was to be done.
+                let qbytes = self.registry.construct(serial).map_or(0, |c| c.qbytes);
                 match self.with(serial, |words, world| {
                     Some(Queue::at(words).set_qbytes(world, qbytes))
                 }) {

@@ -211,7 +211,8 @@ fn on_queue(
                 except: has(sysv::MSG_EXCEPT),
                 copy: has(sysv::MSG_COPY),
             };
-            let mut text = vec![0; (*size).min(u64::from(msgmax)).min(MOST_TEXT) as usize];
+            // Not bounded by msgmax: what was sent before that was lowered may be longer.
+            let mut text = vec![0; (*size).min(MOST_TEXT) as usize];
             match queue.receive(world, control, &mut text, *msgtyp, flags) {
                 Ok(got) => {
                     text.truncate(got.len);

@@ -94,7 +94,7 @@ impl Backend {
             } => self.control(kind, serial, Control(control)),
             Effect::Retire { kind, serial } => self.retire(kind, serial),
             Effect::Sweep(sweep) => self.now_or_later(Later::Sweep(sweep)),
-            Effect::SetQbytes { serial, qbytes } => self.now_or_later(Later::SetQbytes { serial, qbytes }),
+            Effect::SetQbytes { serial, .. } => self.now_or_later(Later::SetQbytes(serial)),
             Effect::SetCtime {
                 kind,
                 serial,
@@ -349,7 +349,7 @@ impl Backend {
         }
         match work {
             Later::Sweep(sweep) => self.sweep(sweep),
-            Later::SetQbytes { serial, qbytes } => self.set_qbytes(serial, qbytes),
+            Later::SetQbytes(serial) => self.set_qbytes(serial),
         }
     }
 
@@ -379,7 +379,11 @@ impl Backend {
         Tried::Done
     }
 
-    fn set_qbytes(&mut self, serial: u64, qbytes: u64) -> Tried {
+    /// Tells a queue its limit: the one that it has now, which may have changed again since this was to be done.
+    fn set_qbytes(&mut self, serial: u64) -> Tried {
+        let Some(qbytes) = self.registry.construct(serial).map(|c| c.qbytes) else {
+            return Tried::Done;
+        };
         let (outcome, rung) = self.with_known(serial, |words, _| {
             let world = BackWorld::new(words);
             (Some(Queue::at(words).set_qbytes(&world, qbytes)), world.rung())

@@ -165,6 +165,8 @@ impl Backend {
                 .with_context(|| format!("group {}", header.group))?;
             all.push(Behind::Device(number));
         }
+        // All or none: a domain with some of its sockets would count as one that has them.
+        let mut opened = Vec::new();
         for behind in all {
             let word = behind.word(self.registry.group());
             let path = sockets::machine_path(&self.config.runtime_dir, domain, &word);
@@ -173,6 +175,9 @@ impl Backend {
                 Some(listener) => listener,
                 None => sockets::listen_for_machine(&path, &self.config.machines.socket)?,
             };
+            opened.push((behind, name, listener));
+        }
+        for (behind, name, listener) in opened {
             self.keeper
                 .keep(format!("{}{name}", start::MACHINE), listener.as_fd());
             let index = u32::try_from(self.machines.doors.len())?;

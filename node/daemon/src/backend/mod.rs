@@ -35,6 +35,7 @@ use crate::clients::{Clients, Event};
 use crate::config::Config;
 use crate::doors::{Doors, Former};
 use crate::keeper::{Journal, Keeper};
+use crate::process::clock::Seconds;
 use crate::process::heap::Heap;
 use crate::process::limit::Limit;
 use crate::process::pages::{self, TimePage};
@@ -80,14 +81,14 @@ enum EntryRef<'a> {
 #[derive(Debug, Clone, Copy)]
 enum Later {
     Sweep(Sweep),
-    SetQbytes { serial: u64, qbytes: u64 },
+    SetQbytes(u64),
 }
 
 impl Later {
     fn serial(&self) -> u64 {
         match self {
             Later::Sweep(sweep) => sweep.serial,
-            Later::SetQbytes { serial, .. } => *serial,
+            Later::SetQbytes(serial) => *serial,
         }
     }
 }
@@ -123,9 +124,11 @@ struct Backend {
     snapshot_bytes: u64,
     /// Commands in the log behind the snapshot.
     commands: usize,
+    /// One could not be written.
+    gap: bool,
     keeper: Keeper,
     time: TimePage,
-    clock: OwnedFd,
+    clock: Seconds,
     signals: OwnedFd,
     /// Domains of forks under way whose child has not said hello.
     forks: BTreeMap<u64, u16>,
@@ -193,8 +196,7 @@ impl Backend {
     }
 
     fn second(&mut self, events: &mut Vec<Event>) {
-        let mut expirations = [0u8; 8];
-        let _ = rustix::io::read(&self.clock, &mut expirations);
+        self.clock.came();
         let seconds = pages::now();
         self.time.tick(seconds);
         self.clients.expire(&self.reactor, events);
@@ -240,6 +242,8 @@ impl Backend {
         }
         let carried = self.carry_out(outcome.effects);
         self.failed_provisions += u64::from(carried.is_err());
+        // Not before: a life that begins with a snapshot carries nothing of what led to it out again.
+        self.tend_log();
         match (outcome.reply, carried) {
             (Ok(_), Err(e)) => {
                 let errno = match e.raw_os_error() {
@@ -256,15 +260,24 @@ impl Backend {
 
     fn log(&mut self, bytes: &[u8]) {
         if let Err(e) = self.journal.append(bytes) {
-            // Going on without a log would lose constructs silently at the next restart.
-            tracing::error!("{e}: a restart would now lose what happens from here on");
+            self.gap = true;
+            if self.lines.allows() {
+                tracing::error!(
+                    "{e}: until it can be written anew, a restart would lose what happens from here on"
+                );
+            }
         }
         self.commands += 1;
+    }
+
+    /// Writes the log anew where it has grown long, or lacks something.
+    fn tend_log(&mut self) {
         let long = self.journal.bytes() > LOG_BYTES.max(4 * self.snapshot_bytes);
-        if (long || self.commands > LOG_COMMANDS)
+        if (long || self.gap || self.commands > LOG_COMMANDS)
             && let Err(e) = self.compact()
+            && self.lines.allows()
         {
-            tracing::error!("the state log cannot be shortened: {e:#}");
+            tracing::error!("the state log cannot be written anew: {e:#}");
         }
     }
 
@@ -276,6 +289,7 @@ impl Backend {
         self.commands = 0;
         self.keeper.keep(start::LOG, journal.file());
         self.journal = journal;
+        self.gap = false;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use super::{Backend, Door, Entry, EntryRef};
 use crate::clients::Clients;
 use crate::config::Config;
 use crate::keeper::{Handover, Journal};
+use crate::process::clock::Seconds;
 use crate::process::heap::Heap;
 use crate::process::limit::Limit;
 use crate::process::pages::{self, TimePage};
@@ -169,10 +170,11 @@ impl Backend {
             later: Vec::new(),
             snapshot_bytes: journal.bytes(),
             commands,
+            gap: false,
             journal,
             keeper,
             time,
-            clock: crate::process::clock::seconds().context("making the clock")?,
+            clock: Seconds::new().context("making the clock")?,
             signals: signals::stop_signals().context("preparing for signals")?,
             forks: BTreeMap::new(),
             // Above those that former lives used, unless one began in this very second: see `resume_fork`.
@@ -227,7 +229,7 @@ impl Backend {
     }
 
     fn watch_all(&mut self, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<()> {
-        self.reactor.watch(&self.clock, Token::Clock)?;
+        self.reactor.watch(self.clock.fd(), Token::Clock)?;
         self.reactor.watch(&self.signals, Token::Signal)?;
         if let Some(socket) = self.keeper.socket() {
             self.reactor.watch(socket, Token::Keeper)?;

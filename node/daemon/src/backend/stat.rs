@@ -62,7 +62,6 @@ impl Backend {
         }
     }
 
-    /// Completes MSG_INFO: messages and bytes of all queues.
     /// Completes a list: it also tells what segments hold.
     pub(super) fn complete_list(&mut self, stats: &mut [(u64, Stat)]) {
         for (serial, stat) in stats {
@@ -73,6 +72,7 @@ impl Backend {
         }
     }
 
+    /// Completes `*_INFO`: what all segments hold, messages and bytes of all queues.
     pub(super) fn complete_info(&mut self, kind: Kind, info: &mut Info) {
         if kind == Kind::Shm {
             info.bytes = self.resident_in_all();

@@ -349,6 +349,10 @@ impl DomainTable {
                 );
             }
         }
+        ensure!(
+            self.name != crate::backend::HOST || self.port.as_deref().is_none_or(|port| port == LOCAL),
+            "the host itself is no guest: take another name, or leave the port out"
+        );
         Ok(Domain {
             local: self.port.as_deref().is_none_or(|port| port == LOCAL),
             port: self.port.unwrap_or_else(|| LOCAL.into()),

@@ -7,7 +7,7 @@ mod file;
 mod groups;
 mod size;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -194,6 +194,17 @@ impl Config {
             toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), e.to_string().trim_end()))?;
         file.checked(&text, runtime_dir)
             .with_context(|| format!("{} cannot be used", path.display()))
+    }
+
+    /// Another size of the first group's pool than the file says.
+    pub(crate) fn set_pool(&mut self, bytes: u64) -> anyhow::Result<()> {
+        ensure!(
+            self.group.memory != Memory::Memfd,
+            "--pool says how large the pool is, but constructs lie in a file each: leave it out, or have them lie in a pool"
+        );
+        file::check_pool(bytes).map_err(|why| anyhow!("--pool {why}"))?;
+        self.group.pool = bytes;
+        Ok(())
     }
 
     /// The registry's part.

@@ -221,3 +221,13 @@ fn mistakes_about_groups_are_named_by_line_and_field() {
         &["line 6", "groups.members", "\"b\""],
     );
 }
+
+#[test]
+fn the_host_is_no_guest() {
+    let said = complaint("[[domain]]\nname = \"host\"\nport = \"ivshmem\"\n");
+    assert!(
+        said.contains("domain \"host\"") && said.contains("no guest"),
+        "{said}"
+    );
+    assert!(read("[[domain]]\nname = \"host\"\nkeys = \"private\"\n").is_ok());
+}

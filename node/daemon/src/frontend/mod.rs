@@ -22,7 +22,7 @@ mod start;
 use crate::clients::{Clients, Event};
 use crate::doors::Doors;
 use crate::keeper::{ForGood, Journal, Keeper};
-use crate::process::clock::Ticker;
+use crate::process::clock::{Seconds, Ticker};
 use crate::process::limit::Limit;
 use crate::process::pages::TimePage;
 use crate::process::reactor::{Reactor, Ready, Token};
@@ -134,7 +134,7 @@ struct Frontend {
     looks: Ticker,
     time: TimePage,
     journal: Journal,
-    clock: OwnedFd,
+    clock: Seconds,
     signals: OwnedFd,
     /// Bounds lines that clients can cause.
     lines: Limit,
@@ -199,8 +199,7 @@ impl Frontend {
     }
 
     fn second(&mut self, events: &mut Vec<Event>) {
-        let mut expirations = [0u8; 8];
-        let _ = rustix::io::read(&self.clock, &mut expirations);
+        self.clock.came();
         self.clients.expire(&self.reactor, events);
         self.sign_of_life();
         self.shorten_log();

@@ -202,7 +202,7 @@ impl Frontend {
             looks: clock::Ticker::new(LOOK).context("making a timer")?,
             time,
             journal,
-            clock: clock::seconds().context("making the clock")?,
+            clock: clock::Seconds::new().context("making the clock")?,
             signals: signals::stop_signals().context("preparing for signals")?,
             lines: Limit::new(),
             restarts,
@@ -223,7 +223,7 @@ impl Frontend {
         self.keeper.keep(TIME, self.time.file());
         self.keeper.keep(WAIT, self.sleepers.file());
         self.keeper.keep(LOG, self.journal.file());
-        self.reactor.watch(&self.clock, Token::Clock)?;
+        self.reactor.watch(self.clock.fd(), Token::Clock)?;
         self.reactor.watch(self.looks.fd(), Token::Look)?;
         self.reactor.watch(&self.signals, Token::Signal)?;
         self.reactor.watch(self.stream.fd(), Token::Stream(0))?;

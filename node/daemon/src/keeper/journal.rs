@@ -23,6 +23,9 @@ pub(crate) enum JournalError {
     /// An entry is not whole where it must be.
     #[error("the state log is damaged at byte {0}")]
     Damaged(u64),
+    /// An entry is missing: those behind it would be read as if it had never been.
+    #[error("the state log lacks an entry that could not be written")]
+    Gap,
     /// Reading or writing failed.
     #[error("the state log cannot be used: {0}")]
     Io(#[from] io::Error),
@@ -33,6 +36,8 @@ pub(crate) enum JournalError {
 pub(crate) struct Journal {
     file: OwnedFd,
     end: u64,
+    /// An entry could not be written.
+    gap: bool,
 }
 
 impl Journal {
@@ -41,7 +46,11 @@ impl Journal {
         let file = rustix::fs::memfd_create("vshmem-log", MemfdFlags::CLOEXEC).map_err(io::Error::from)?;
         rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR).map_err(io::Error::from)?;
         write_all(&file, &MAGIC, 0)?;
-        Ok(Journal { file, end: 8 })
+        Ok(Journal {
+            file,
+            end: 8,
+            gap: false,
+        })
     }
 
     /// Reads one that a former life wrote: the entries, and the log ready to be written on.
@@ -65,11 +74,25 @@ impl Journal {
         }
         // What a killed writer left beyond the last whole entry must not be taken for a head later.
         rustix::fs::ftruncate(&file, at as u64).map_err(io::Error::from)?;
-        Ok((Journal { file, end: at as u64 }, entries))
+        let journal = Journal {
+            file,
+            end: at as u64,
+            gap: false,
+        };
+        Ok((journal, entries))
     }
 
-    /// Adds an entry.
+    /// Adds an entry. After one that could not be written none can be: a log with a gap tells another story.
     pub(crate) fn append(&mut self, entry: &[u8]) -> Result<(), JournalError> {
+        if self.gap {
+            return Err(JournalError::Gap);
+        }
+        let written = self.write(entry);
+        self.gap = written.is_err();
+        written
+    }
+
+    fn write(&mut self, entry: &[u8]) -> Result<(), JournalError> {
         let len = u32::try_from(entry.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         write_all(&self.file, entry, self.end + 8)?;
         let mut head = [0; 8];
@@ -143,6 +166,22 @@ mod tests {
         log.append(b"x").unwrap();
         let (_, read) = Journal::adopt(log.file).unwrap();
         assert_eq!(read, [b"whole".to_vec(), b"x".to_vec()]);
+    }
+
+    #[test]
+    fn nothing_follows_an_entry_that_could_not_be_written() {
+        use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
+        let file = rustix::fs::memfd_create("full", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        write_all(&file, &MAGIC, 0).unwrap();
+        ftruncate(&file, 64).unwrap();
+        fcntl_add_seals(&file, SealFlags::GROW).unwrap();
+        let (end, gap) = (8, false);
+        let mut log = Journal { file, end, gap };
+        log.append(b"first").unwrap();
+        assert!(matches!(log.append(&[1; 200]), Err(JournalError::Io(_))));
+        // This one would have room.
+        assert!(matches!(log.append(b"third"), Err(JournalError::Gap)));
+        assert_eq!(log.bytes(), 8 + 8 + 8);
     }
 
     #[test]

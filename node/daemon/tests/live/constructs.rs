@@ -1,8 +1,9 @@
 //! Constructs between two clients; quotas and a full pool.
 
-use crate::harness::{Client, Daemon, IPC_CREAT};
+use crate::harness::{Client, Daemon, IPC_CREAT, until, world};
 use crate::helper::Helper;
-use vshmem_wire::{Kind, Reply, Request, StatBody};
+use vshmem_wire::request::Behalf;
+use vshmem_wire::{Kind, Reply, Request, Setting, StatBody};
 use vshmem_words::{Ordering, Words};
 
 #[test]
@@ -164,5 +165,72 @@ fn who_may_not_map_is_served_on_its_behalf() {
     assert_eq!(
         other.say(&format!("add {set} 1")),
         format!("errno {}", libc::EACCES)
+    );
+}
+
+fn queue(client: &mut Client, key: i32) -> i32 {
+    let flags = IPC_CREAT | 0o600;
+    match client.ask(Request::MsgGet { key, flags }) {
+        Ok(Reply::Id(id)) => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn of_two_limits_of_a_queue_the_later_one_holds_however_long_it_was_in_use() {
+    let daemon = Daemon::serve();
+    let mut client = daemon.client();
+    let id = queue(&mut client, 1);
+    let (mapped, _) = client.open(Kind::Msg, id);
+    let own = world(&client);
+    let mut limit = |qbytes| {
+        let (kind, mode, qbytes) = (Kind::Msg, 0o600, Some(qbytes));
+        let (uid, gid) = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        let set = Request::Set {
+            kind,
+            id,
+            uid,
+            gid,
+            mode,
+            qbytes,
+        };
+        assert_eq!(client.ask(set), Ok(Reply::Done));
+    };
+    // Somebody is at work in the queue for so long that the back-end tries again ever more rarely.
+    let held = vshmem_ipc::lock::acquire(&mapped.words, &own).unwrap();
+    limit(1000);
+    std::thread::sleep(std::time::Duration::from_millis(120));
+    drop(held);
+    limit(2000);
+    let now = || vshmem_ipc::msgq::Queue::at(&mapped.words).stat().qbytes;
+    until("the limit is there", || (now() == 2000).then_some(()));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(now(), 2000, "an earlier limit came back");
+}
+
+#[test]
+fn a_message_that_was_sent_before_msgmax_was_lowered_is_received_whole() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let daemon = Daemon::serve();
+    let mut client = daemon.client();
+    let id = queue(&mut client, 1);
+    let text = vec![7; 5000];
+    let operation = Behalf::Send {
+        mtype: 3,
+        text: text.clone(),
+    };
+    assert_eq!(client.ask(Request::OnBehalf { id, operation }), Ok(Reply::Done));
+    let (setting, values) = (Setting::Msgmax, vec![100]);
+    assert_eq!(client.ask(Request::SetLimit { setting, values }), Ok(Reply::Done));
+    let (size, msgtyp, flags) = (8192, 0, 0);
+    let operation = Behalf::Receive { size, msgtyp, flags };
+    assert_eq!(
+        client.ask(Request::OnBehalf { id, operation }),
+        Ok(Reply::Message { mtype: 3, text })
     );
 }

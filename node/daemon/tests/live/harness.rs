@@ -253,7 +253,11 @@ impl Client {
 
     /// Opens a set and maps it.
     pub(crate) fn open_set(&mut self, id: i32) -> (Mapped, u64) {
-        let kind = Kind::Sem;
+        self.open(Kind::Sem, id)
+    }
+
+    /// Opens a set or a queue and maps it.
+    pub(crate) fn open(&mut self, kind: Kind, id: i32) -> (Mapped, u64) {
         match self.try_ask_with(Request::Open { kind, id }, &[]).unwrap() {
             (
                 Ok(Reply::Opened {

@@ -38,7 +38,7 @@ fn is_up(host: &mut Client, domain: &str) -> bool {
     domains.iter().any(|d| d.name == domain && d.up)
 }
 
-fn open(host: &mut Client, name: &str) -> Result<Doors, Failure> {
+pub(crate) fn open(host: &mut Client, name: &str) -> Result<Doors, Failure> {
     let request = Request::OpenDomain {
         name: name.into(),
         port: "ivshmem".into(),
@@ -203,6 +203,21 @@ fn what_cannot_be_opened_is_refused_with_what_to_do() {
         open(&mut files.client(), "db").unwrap_err().errno,
         libc::EOPNOTSUPP
     );
+}
+
+#[test]
+fn a_domain_has_all_its_sockets_or_none() {
+    // The socket of the second group's pool has too long a name, the others have not.
+    let (group, domain) = ("g".repeat(63), "d".repeat(40));
+    let config = format!("[[groups]]\nname = \"{group}\"\npool = \"64M\"\nmembers = [\"{domain}\"]\n");
+    let daemon = Daemon::serve_with(&["--pool", "64M"], &config);
+    let mut host = daemon.client();
+    for _ in 0..2 {
+        let refused = open(&mut host, &domain).unwrap_err();
+        assert!(refused.why.contains("107 bytes"), "{refused:?}");
+        assert!(UnixStream::connect(daemon.machine(&domain, "control")).is_err());
+    }
+    assert!(open(&mut host, "short").is_ok());
 }
 
 #[test]

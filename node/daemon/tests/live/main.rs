@@ -19,6 +19,7 @@ mod bells;
 mod constructs;
 mod death;
 mod descriptors;
+mod folders;
 mod front_end;
 mod greeting;
 mod groups;
