@@ -164,7 +164,6 @@ pub(crate) fn reserve_at(address: *mut u8, bytes: usize) -> Result<()> {
             Err(Errno::EINVAL)
         }
         Err(rustix::io::Errno::EXIST) => Err(Errno::EINVAL),
-        Err(rustix::io::Errno::PERM) => Err(Errno::EINVAL),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -55,14 +55,22 @@ pub(crate) fn operate_in<T>(
     mut work: impl FnMut(&Attachment, &'static Thread) -> Step<T>,
 ) -> Result<T> {
     let _section = Section::enter(thread);
+    let mut asked = false;
     for _ in 0..TRIES {
         let Some(held) = attach::find(kind, id, thread) else {
             attach::open(kind, id, None)?;
+            asked = true;
             continue;
         };
-        let step = work(&held, thread);
+        let mut step = work(&held, thread);
         if let Step::Done(result) = step {
-            return result;
+            // Who may only do one thing has nothing mapped, and nothing tells it that it may do another by now.
+            let doubtful = !asked && held.mapped.is_none() && matches!(result, Err(Errno::EACCES));
+            if !doubtful {
+                return result;
+            }
+            asked = true;
+            step = Step::Stale;
         }
         let extents = held.control.extents();
         drop(held);

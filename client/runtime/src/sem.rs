@@ -10,8 +10,8 @@ use crate::world::{Caller, Timeout};
 use std::time::Duration;
 use vshmem_ipc::sem::{SemError, SemSet};
 use vshmem_ipc::sysv::{IPC_NOWAIT, SEMOPM, SEMVMX, SemBuf};
-use vshmem_wire::request::Behalf;
-use vshmem_wire::{Kind, Reply, Request};
+use vshmem_wire::request::{Behalf, Which};
+use vshmem_wire::{Kind, Reply, Request, SLOTS, Stat, StatBody};
 use vshmem_words::Mapping;
 
 fn step<T>(error: SemError, waited: bool) -> Step<T> {
@@ -54,7 +54,7 @@ impl Runtime {
         }
         let timeout = Timeout::new(timeout);
         let alters = operations.iter().any(|operation| operation.op != 0);
-        operate(Kind::Sem, id, |a, thread| {
+        let outcome = operate(Kind::Sem, id, |a, thread| {
             let Some(mapped) = &a.mapped else {
                 return Step::Done(on_behalf(a, thread, operations, &timeout));
             };
@@ -70,7 +70,29 @@ impl Runtime {
                 }
                 Err(error) => step(error, caller.finish()),
             }
-        })
+        });
+        match outcome {
+            Err(Errno::EACCES) => {
+                let highest = operations.iter().map(|operation| operation.num).max();
+                Err(self.denied(id, highest.map_or(0, i64::from), Errno::EFBIG))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The error of who may not: Linux looks first whether the set has such a semaphore.
+    #[cold]
+    fn denied(&self, id: i32, num: i64, beyond: Errno) -> Errno {
+        let index = id & (SLOTS as i32 - 1);
+        let has = |nsems: u32| (0..i64::from(nsems)).contains(&num);
+        match self.stat(Kind::Sem, Which::AnyIndex(index)) {
+            Ok(Stat {
+                id: found,
+                body: StatBody::Sem { nsems, .. },
+                ..
+            }) if found == id && !has(nsems) => beyond,
+            _ => Errno::EACCES,
+        }
     }
 
     /// GETVAL.
@@ -180,6 +202,10 @@ impl Runtime {
                 Ok(()) => Step::Done(Ok(())),
                 Err(error) => step(error, false),
             }
+        })
+        .map_err(|errno| match errno {
+            Errno::EACCES => self.denied(id, num.into(), Errno::EINVAL),
+            other => other,
         })
     }
 

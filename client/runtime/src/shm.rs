@@ -41,9 +41,10 @@ fn place(address: *const c_void, flags: i32) -> Result<Place> {
     }
     let at = address.cast_mut().cast::<u8>().wrapping_sub(over);
     match (at.is_null(), remap) {
-        (true, _) => Err(Errno::EINVAL),
-        (_, true) => Ok(Place::Over(at)),
-        (_, false) => Ok(Place::Free(at)),
+        (true, true) => Err(Errno::EINVAL),
+        // Rounded down to the very first page: the kernel looks for nothing there, and says who may map it.
+        (true, false) | (false, true) => Ok(Place::Over(at)),
+        (false, false) => Ok(Place::Free(at)),
     }
 }
 
@@ -171,8 +172,7 @@ impl Runtime {
 fn fits(state: &mut process::Locked, id: i32, place: Place) -> Result<()> {
     let doubtful = match place {
         Place::Anywhere => rustix::process::getrlimit(Resource::As).current.is_some(),
-        Place::Free(_) => true,
-        Place::Over(_) => false,
+        Place::Free(_) | Place::Over(_) => true,
     };
     if !doubtful {
         return Ok(());
@@ -188,7 +188,12 @@ fn fits(state: &mut process::Locked, id: i32, place: Place) -> Result<()> {
             map::reserve_at(at, whole)?;
             at
         }
-        _ => map::reserve(whole)?,
+        Place::Over(at) => match map::reserve_at(at, whole) {
+            // Something is there: address space that can be had.
+            Err(Errno::EINVAL) => return Ok(()),
+            result => result.map(|()| at)?,
+        },
+        Place::Anywhere => map::reserve(whole)?,
     };
     // SAFETY: our reservation, which nobody knows of.
     unsafe { map::release(at, whole) };

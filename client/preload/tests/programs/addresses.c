@@ -27,6 +27,32 @@ int main(void) {
     CHECK(shmdt(space + 4096) == 0);
     CHECK(nattch(seg) == 0);
 
+    pid_t child;
+    int status;
+    // What cannot be mapped was not attached for a moment either.
+    struct shmid_ds ds;
+    int untouched = shmget(IPC_PRIVATE, 4096, 0600);
+    FAILS(shmat(untouched, (void *)1, SHM_RND | SHM_REMAP), EINVAL);
+    FAILS(shmat(untouched, (void *)-4096, SHM_REMAP), ENOMEM);
+    FAILS(shmat(untouched, (void *)-4096, 0), EINVAL);
+    FAILS(shmat(untouched, (void *)0x800000000000, 0), ENOMEM);
+    CHECK(shmctl(untouched, IPC_STAT, &ds) == 0 && ds.shm_atime == 0 && ds.shm_dtime == 0 && ds.shm_lpid == 0);
+    // Rounded down to the first page of all, which the kernel gives to privileged users alone.
+    child = fork();
+    if (child == 0) {
+        char *first = shmat(untouched, (void *)1, SHM_RND);
+        if (first == NULL) {
+            CHECK(nattch(untouched) == 1);
+            CHECK(shmdt(NULL) == 0);
+        } else {
+            CHECK(first == (void *)-1 && errno == EPERM);
+        }
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(nattch(untouched) == 0);
+    CHECK(shmctl(untouched, IPC_RMID, NULL) == 0);
+
     // The rest of the last page is zero and may be used.
     char *at = shmat(seg, NULL, 0);
     CHECK(at != (void *)-1 && ((size_t)at & 4095) == 0);
@@ -37,12 +63,11 @@ int main(void) {
     at = shmat(seg, NULL, SHM_RDONLY);
     CHECK(at != (void *)-1 && strcmp(at, "hello") == 0);
     FAILS(mprotect(at, 4096, PROT_READ | PROT_WRITE), EACCES);
-    pid_t child = fork();
+    child = fork();
     if (child == 0) {
         at[0] = 'x';
         _exit(0);
     }
-    int status;
     CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
     CHECK(shmdt(at) == 0);
     at = shmat(seg, NULL, SHM_EXEC);

@@ -1,4 +1,4 @@
-/* Calls with arguments drawn by a seed: what they gave, line by line, so that two places can be compared. */
+/* Calls with arguments drawn by a seed: what they gave, line by line, so that two places can be compared. Who begins as root is somebody else now and then. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -48,16 +48,17 @@ int main(int n, char **w) {
 	base = 0x77000000 | (atoi(w[1]) & 0xffff) << 4;
 	page = mmap(0, 4 * 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	mprotect(page + 4096, 4096, 0); setvbuf(stdout, 0, _IOLBF, 0); mprotect(page + 8192, 4096, PROT_READ);
-	(void)n;
+	int root = geteuid() == 0; (void)n;
 	for (int i = 0; i < steps; i++) {
 		int id, r; printf("%d ", i);
 		for (int j = 0; j < 4096; j += 8) ((long *)page)[j / 8] = OF(1, 0, -1, 2, 3, 0x7fffffff, 0x10001, 5) ;
+		if (draw() % 7 == 0) { int user = OF(0, 0, 65534); if (root && (seteuid(0) || seteuid(user))) return 1; }
 		switch (draw() % 26) {
-		case 0: case 1: { int key = OF(0, base, base + 1, base + 2); size_t size = (size_t[]){0, 1, 4096, 4097, 10000, 65536, -1, 10000}[draw() % 8]; int f = OF(0, 01000, 03000, 02000, 01000 | 010000) | OF(0600, 0666, 0, 0400, 0777) | OF(0, 0, 0, 0x100000, 0x40000000);
+		case 0: case 1: { int key = OF(0, base, base + 1, base + 2); size_t size = (size_t[]){0, 1, 4096, 4097, 10000, 65536, -1, 10000}[draw() % 8]; int f = OF(0, 01000, 03000, 02000, 01000 | 010000) | OF(0600, 0666, 0, 0400, 0777, 0006, 0004, 0002, 0660) | OF(0, 0, 0, 0x100000, 0x40000000);
 			errno = 0; r = shmget(key, size, f); if (r >= 0 && index_of(0, r) < 0) ids[0][made[0]++ % 64] = r; printf("shmget %x %zx %o ", key, size, f); said("", r < 0 ? r : index_of(0, r)); break; }
-		case 2: case 3: { int key = OF(0, base, base + 1, base + 2), c = OF(0, 1, 2, 5, 100, -1, 32000, 32001, 0x7fffffff), f = OF(0, 01000, 03000, 02000) | OF(0600, 0666, 0, 0400) | OF(0, 0, 0x100000, 0x40000000);
+		case 2: case 3: { int key = OF(0, base, base + 1, base + 2), c = OF(0, 1, 2, 5, 100, -1, 32000, 32001, 0x7fffffff), f = OF(0, 01000, 03000, 02000) | OF(0600, 0666, 0, 0400, 0006, 0004, 0002, 0660) | OF(0, 0, 0x100000, 0x40000000);
 			r = semget(key, c, f); if (r >= 0 && index_of(1, r) < 0) ids[1][made[1]++ % 64] = r; printf("semget %x %d %o ", key, c, f); said("", r < 0 ? r : index_of(1, r)); break; }
-		case 4: { int key = OF(0, base, base + 1, base + 2), f = OF(0, 01000, 03000, 02000) | OF(0600, 0666, 0, 0400) | OF(0, 0, 0x100000, 0x40000000);
+		case 4: { int key = OF(0, base, base + 1, base + 2), f = OF(0, 01000, 03000, 02000) | OF(0600, 0666, 0, 0400, 0006, 0004, 0002, 0660) | OF(0, 0, 0x100000, 0x40000000);
 			r = msgget(key, f); if (r >= 0 && index_of(2, r) < 0) ids[2][made[2]++ % 64] = r; printf("msgget %x %o ", key, f); said("", r < 0 ? r : index_of(2, r)); break; }
 		case 5: case 6: case 7: case 8: case 9: { id = pick(1); struct sembuf ops[600]; size_t c = (size_t[]){0, 1, 1, 1, 1, 2, 3, 3, 8, 9, 64, 500, 501, (size_t)-1, 1ul << 32, (1ul << 32) + 1}[draw() % 16];
 			for (int j = 0; j < 600; j++) ops[j] = (struct sembuf){ OF(0, 0, 0, 1, 1, 2, 99, 65535), OF(0, 1, -1, 2, -2, 32767, -32768, 100, -100), OF(0, 0, 0, SEM_UNDO, 0, 0x10, -1) | IPC_NOWAIT };
@@ -70,7 +71,7 @@ int main(int n, char **w) {
 		case 12: { id = pick(1); int num = OF(0, 1, 2, 99, -1); union semun u = { .val = OF(0, 1, 5, 32767, 32768, -1, 0x7fffffff) }; printf("setval %d %d %d ", index_of(1, id), num, u.val); said("", semctl(id, num, SETVAL, u)); break; }
 		case 13: { id = pick(1); int cmd = OF(GETALL, SETALL, IPC_STAT, IPC_SET, IPC_INFO, SEM_INFO); union semun u = { .p = pointer(100) }; if (cmd == IPC_SET && u.p >= (void *)page && u.p < (void *)(page + 4096)) memset(page, 0, 4096); printf("semctlp %d %d ", index_of(1, id), cmd); r = semctl(id, OF(0, 0, 7), cmd, u); said("", r < 0 ? r : 0); break; }
 		case 14: if (draw() % 4 == 0) { id = pick(1); printf("semrm %d ", index_of(1, id)); said("", semctl(id, 0, IPC_RMID, 0)); } else printf("-\n"); break;
-		case 15: case 16: { id = pick(0); int f = OF(0, 0, SHM_RDONLY, SHM_RND, SHM_REMAP, SHM_EXEC, 0x40, 0xfff); char *p = draw() % 3 ? NULL : pointer(4096); if (p == (char *)8) p = NULL; /* the kernel lets root map there */ if (p >= page - 8192 && p < page + 5 * 4096 && f & SHM_REMAP) p = NULL; int slot = draw() % 16; if (at[slot]) { printf("-\n"); break; }
+		case 15: case 16: { id = pick(0); int f = OF(0, 0, SHM_RDONLY, SHM_RND, SHM_REMAP, SHM_EXEC, 0x40, 0xfff); char *p = draw() % 3 ? NULL : pointer(4096); if (geteuid() || p == (char *)8) p = NULL; /* the kernel lets root map there, and looks at permission first */ if (p >= page - 8192 && p < page + 5 * 4096 && f & SHM_REMAP) p = NULL; int slot = draw() % 16; if (at[slot]) { printf("-\n"); break; }
 			errno = 0; char *got = shmat(id, p, f); printf("shmat %d %o %s ", index_of(0, id), f, p ? "p" : "-"); said("", got == (char *)-1 ? -1 : 0); if (got != (char *)-1) { at[slot] = got; } break; }
 		case 17: { int slot = draw() % 16; char *p = at[slot]; if (p == 0 || draw() % 8 == 0) p = pointer(4096); else { at[slot] = 0; if (draw() % 6 == 0) { p += 8; } } printf("shmdt "); said("", shmdt(p)); break; }
 		case 18: { id = pick(0); int cmd = OF(IPC_STAT, IPC_STAT, SHM_LOCK, SHM_UNLOCK, IPC_INFO, SHM_INFO, 99, -1, 0x100 | IPC_STAT); void *p = pointer(112); printf("shmctl %d %d ", index_of(0, id), cmd); r = shmctl(id, cmd, p); said("", r < 0 ? r : 0); break; }
@@ -81,7 +82,7 @@ int main(int n, char **w) {
 		case 25: { struct msqid_ds d; id = pick(2); if (draw() % 8 == 0) { printf("msgrm %d ", index_of(2, id)); said("", msgctl(id, IPC_RMID, 0)); break; } memset(&d, 0, sizeof d); int cmd = OF(IPC_STAT, IPC_STAT, IPC_SET, MSG_INFO, 77); d.msg_qbytes = OF(0, 1, 100, 16384); d.msg_perm.mode = 0600; r = msgctl(id, cmd, draw() % 5 ? &d : pointer(100)); if (cmd == IPC_STAT && r == 0) printf("msgstat %d %lu %lu %lu ", index_of(2, id), d.msg_qnum, d.__msg_cbytes, d.msg_qbytes); else printf("msgctl %d %d ", index_of(2, id), cmd); said("", r < 0 ? r : 0); break; }
 		}
 	}
-	fflush(stdout);
+	fflush(stdout); if (root && seteuid(0)) return 1;
 	for (int k = 0; k < 3; k++) for (int i = 0; i < 64 && i < made[k]; i++) { if (k == 0) shmctl(ids[k][i], IPC_RMID, 0); if (k == 1) semctl(ids[k][i], 0, IPC_RMID); if (k == 2) msgctl(ids[k][i], IPC_RMID, 0); }
 	return 0;
 }
