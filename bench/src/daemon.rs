@@ -24,10 +24,12 @@ impl Daemon {
         if let Some(cpu) = cpu {
             crate::party::prepare(&mut command, cpu, None);
         }
+        crate::interrupt::check()?;
         let child = command.spawn().context("cannot start the daemon")?;
         let daemon = Daemon(child);
         let until = Instant::now() + Duration::from_secs(10);
         while !runtime.join("vshmem.sock").exists() {
+            crate::interrupt::check()?;
             anyhow::ensure!(Instant::now() < until, "the daemon did not come up within 10 s");
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -13,10 +13,12 @@
 //! | [`stream`] | the bare stream to a guest and back |
 //! | [`scale`] | how operations and daemons fare as constructs, clients, domains and waiters become many |
 //! | [`paper`] | the paper's programs in its programming models, and the peers of today |
+//! | [`interrupt`] | Ctrl-C in the middle leaves nothing behind |
 //! | [`row`] | a result, as JSON and as a table line |
 
 mod daemon;
 mod guests;
+pub mod interrupt;
 pub mod micro;
 pub mod paper;
 pub mod party;

@@ -97,6 +97,11 @@ pub fn micro(options: &MicroOptions, tell: &mut dyn FnMut(&Row)) -> Result<()> {
         runtime: folder.path(),
     };
     let wanted = |name: &str| options.only.as_deref().is_none_or(|only| name.contains(only));
+    let mut rows = 0;
+    let tell = &mut |row: &Row| {
+        rows += 1;
+        tell(row);
+    };
     let mut key = 0x0bec_0000 | (std::process::id() as i32 & 0xfff) << 4;
     for local in LOCAL.iter().filter(|l| wanted(l.name)) {
         key += 1;
@@ -109,11 +114,25 @@ pub fn micro(options: &MicroOptions, tell: &mut dyn FnMut(&Row)) -> Result<()> {
         guests::rows(options, &place, port, key + 2, &wanted, tell)?;
     }
     drop(daemon);
-    Ok(())
+    match &options.only {
+        Some(only) if rows == 0 => {
+            anyhow::bail!("no row has {only:?} in its name: leave --only out to see all")
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn iterations(options: &MicroOptions, usual: u64) -> u64 {
     ((usual as f64 * options.scale) as u64).max(10)
+}
+
+/// The kernel's own constructs of a key, which outlive those who made them: taken away however the measurement ends.
+struct LeftInTheKernel(i32);
+
+impl Drop for LeftInTheKernel {
+    fn drop(&mut self) {
+        let _ = crate::worker::remove(self.0);
+    }
 }
 
 /// The kernel against Vshmem, in turns.
@@ -125,6 +144,7 @@ fn one_kernel(options: &MicroOptions, place: &Place<'_>, local: &Local, key: i32
             .map(|p| Party::start(place, at, cpu(p), local.env))
             .collect()
     };
+    let _left = LeftInTheKernel(key);
     let (mut kernel, mut ours) = (start(&Where::Kernel)?, start(&Where::Local)?);
     let mut rounds = Vec::new();
     for round in 0..=options.rounds {

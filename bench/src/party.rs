@@ -102,6 +102,7 @@ impl Party {
             _ => None,
         };
         prepare(&mut command, cpu, card);
+        crate::interrupt::check()?;
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;

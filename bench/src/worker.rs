@@ -315,7 +315,8 @@ fn connect(peer: &str, port: u16) -> Result<TcpStream> {
     }
 }
 
-fn remove(key: i32) -> Result<Duration> {
+/// Takes the constructs of a key away.
+pub(crate) fn remove(key: i32) -> Result<Duration> {
     timed(|| {
         if let Ok(set) = Sem::get(key, 0) {
             set.remove()?;

@@ -221,3 +221,66 @@ fn a_short_report_of_guests_and_all_is_whole() {
         err(&output)
     );
 }
+
+#[test]
+fn an_interrupted_measurement_leaves_no_process_no_file_and_nothing_in_the_kernel() {
+    build_preload();
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut command = vshmem(&[
+        "bench",
+        "micro",
+        "--guests",
+        "none",
+        "--only",
+        "sem_uncontended",
+        "--rounds",
+        "1000",
+    ]);
+    command
+        .env("TMPDIR", folder.path())
+        .stdout(std::process::Stdio::null());
+    let child = command
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    let pid = rustix::process::Pid::from_child(&child);
+    // The key of its first row, in the kernel.
+    let key = format!("{:#010x}", (0x0bec_0000 | (child.id() & 0xfff) << 4) + 1);
+    let kernel = || out(&finish(std::process::Command::new("ipcs").arg("-s"), LIMIT));
+    let until = std::time::Instant::now() + LIMIT;
+    while !kernel().contains(&key) {
+        assert!(std::time::Instant::now() < until, "it does not begin");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    let output = support::finish_child(child, LIMIT);
+    assert_eq!(output.status.code(), Some(143), "{}", err(&output));
+    assert_eq!(err(&output), "vshmem: bench: interrupted\n");
+    assert!(!kernel().contains(&key), "{key} is left");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 0);
+    let its = folder.path().to_string_lossy().into_owned();
+    for process in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let words = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words).replace('\0', " ");
+        assert!(!words.contains(&its), "left: {words}");
+    }
+}
+
+#[test]
+fn rows_and_factors_that_do_not_exist_are_refused() {
+    for factor in ["nan", "inf", "0", "-1", "x"] {
+        let scale = format!("--scale={factor}");
+        let output = finish(&mut vshmem(&["bench", "micro", &scale]), LIMIT);
+        assert_eq!(output.status.code(), Some(2), "{factor}: {}", err(&output));
+    }
+    let output = finish(
+        &mut vshmem(&["bench", "micro", "--guests", "none", "--only", "no_such_row"]),
+        LIMIT,
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("no row has \"no_such_row\""),
+        "{}",
+        err(&output)
+    );
+}

@@ -91,7 +91,8 @@ impl Campaign {
         let mut failed: BTreeMap<usize, String> = BTreeMap::new();
         for round in 0..rounds {
             for (i, batch) in self.batches.iter().enumerate() {
-                if failed.contains_key(&i) || batch.once && round > 0 {
+                let over = crate::interrupt::came().is_some();
+                if over || failed.contains_key(&i) || batch.once && round > 0 {
                     continue;
                 }
                 let expected = |j: usize| took.get(&j).copied().unwrap_or(self.batches[j].guess);

@@ -85,6 +85,7 @@ pub(crate) fn together(members: Vec<Member>, limit: Duration) -> Result<Vec<Stri
 }
 
 fn start(member: Member) -> Result<Running> {
+    crate::interrupt::check()?;
     let mut command = member.command;
     command
         .stdin(Stdio::null())

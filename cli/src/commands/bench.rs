@@ -3,7 +3,7 @@
 use super::evaluation::{self, Programs};
 use crate::trouble::{Outcome, Trouble};
 use vshmem_bench::scale::{PARTS, Point, ScaleOptions, scale};
-use vshmem_bench::{MicroOptions, Row};
+use vshmem_bench::{MicroOptions, Row, interrupt};
 
 /// Measures, each figure against its baseline in the same run.
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ struct Micro {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// A factor for the number of iterations in a round
-    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    #[arg(long, default_value = "1", value_name = "FACTOR", value_parser = factor)]
     scale: f64,
     /// Only rows whose name contains this
     #[arg(long, value_name = "TEXT")]
@@ -86,6 +86,14 @@ struct Scale {
     json: bool,
 }
 
+fn factor(text: &str) -> Result<f64, String> {
+    let factor = text
+        .parse()
+        .ok()
+        .filter(|factor: &f64| factor.is_finite() && *factor > 0.0);
+    factor.ok_or_else(|| format!("'{text}' is not a factor above 0"))
+}
+
 pub(crate) fn guests() -> clap::builder::PossibleValuesParser {
     ["auto", "none"]
         .iter()
@@ -118,6 +126,20 @@ pub(crate) fn guest_port(asked: &str) -> Option<&'static str> {
 
 /// Runs the command.
 pub(crate) fn run(options: &Bench) -> Outcome {
+    if !matches!(options.what, What::Worker | What::Echo { .. }) {
+        interrupt::watch().map_err(|error| Trouble::new("signals", error))?;
+    }
+    let outcome = measure(options);
+    match interrupt::came() {
+        Some(signal) => {
+            eprintln!("vshmem: bench: interrupted");
+            Ok(128 + signal as u8)
+        }
+        None => outcome,
+    }
+}
+
+fn measure(options: &Bench) -> Outcome {
     match &options.what {
         What::Micro(options) => micro(options),
         What::Scale(options) => at_scale(options),

@@ -20,6 +20,9 @@
 #include <sys/shm.h>
 #include <time.h>
 
+/* Where a strict C standard hides it. */
+struct timespec;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -49,7 +52,8 @@ ssize_t vshmem_domain(char *name, size_t size);
  * type, operation and count. Each function gives 0 (a team: a pointer), or -1 (NULL) with errno:
  *
  *     EOWNERDEAD  a party died or left before it had done its part; the team is of no use any more: leave it
- *     EINVAL      no such number of parties (1 to 256), rank, root, type or operation; or the key is one of a team of another size
+ *     EINVAL      no such number of parties (1 to 256), rank, root, type or operation; the key is one of a team of another size; or the team is not
+ *                 this process's but its parent's: a forked child is not in the team
  *     ETIMEDOUT   not all parties came in time      EBUSY  the team of this key is complete and at work
  *     EEXIST      another party has this rank       and what semop(2) and shmget(2) say
  */

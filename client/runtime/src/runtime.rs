@@ -22,6 +22,12 @@ impl Runtime {
         &RUNTIME
     }
 
+    /// A number that stands for this process as it is: another one in a child, however that was made, and after the process has become another client. One load.
+    #[inline]
+    pub fn epoch(&self) -> u64 {
+        process::epoch()
+    }
+
     /// Connects if that has not happened yet, and gives what the daemon said first. `ENOSYS` without a daemon.
     pub fn connect(&self) -> Result<Welcome> {
         let mut state = process::lock();

@@ -9,7 +9,7 @@ pub enum Error {
     /// No daemon answers (ENOSYS).
     #[error("no Vshmem daemon answers; start `vshmem serve` on the host or `vshmem join` in the guest")]
     NoDaemon,
-    /// No construct has this key or id (ENOENT, EINVAL on an id).
+    /// No construct has this key (ENOENT). An id that names none gives EINVAL, as [`Error::Os`].
     #[error("there is no such construct")]
     NotFound,
     /// The key is taken (EEXIST).
@@ -45,7 +45,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The errno a C program would see.
+    /// The errno a C program would see, or the first of those that the variant stands for.
     pub fn errno(self) -> Errno {
         match self {
             Error::NoDaemon => Errno::ENOSYS,

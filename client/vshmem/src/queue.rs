@@ -106,7 +106,7 @@ impl Queue {
     /// Receives the first message of at most `most` bytes, waiting for one: msgrcv(2).
     ///
     /// # Errors
-    /// Those of msgrcv(2); a longer message gives [`Error::TooBig`] and stays where it is.
+    /// Those of msgrcv(2); a longer message gives [`Error::TooBig`] and stays where it is. [`Error::NoRoom`] if there is no memory for so many bytes.
     pub fn receive(&self, most: usize) -> Result<Message, Error> {
         self.receive_with(most, Receive::any())
     }
@@ -116,7 +116,9 @@ impl Queue {
     /// # Errors
     /// As for [`Queue::receive`]; [`Error::WouldBlock`] with [`Receive::no_wait`].
     pub fn receive_with(&self, most: usize, which: Receive) -> Result<Message, Error> {
-        let mut text = vec![0; most];
+        let mut text = Vec::new();
+        text.try_reserve_exact(most).map_err(|_| Error::NoRoom)?;
+        text.resize(most, 0);
         let (mtype, length) = self.receive_into(&mut text, which)?;
         text.truncate(length);
         Ok(Message { mtype, text })

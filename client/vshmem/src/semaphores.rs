@@ -96,13 +96,18 @@ impl SemaphoreSet {
         self.operate(&[Operation::new(number, -1)])
     }
 
-    /// Takes 1 and gives it back when the guard is dropped, or when the process ends, however it ends (SEM_UNDO).
+    /// Takes 1 and gives it back when the guard is dropped, or when the process ends, however it ends (SEM_UNDO). It is this process's: a forked child holds
+    /// nothing, and gives nothing back.
     ///
     /// # Errors
     /// As for [`SemaphoreSet::operate`].
     pub fn hold(&self, number: u16) -> Result<Held, Error> {
         self.operate(&[Operation::new(number, -1).undo()])?;
-        Ok(Held { set: *self, number })
+        Ok(Held {
+            set: *self,
+            number,
+            process: std::process::id(),
+        })
     }
 
     /// GETVAL.
@@ -143,10 +148,15 @@ impl SemaphoreSet {
 pub struct Held {
     set: SemaphoreSet,
     number: u16,
+    process: u32,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        // A forked child has a copy of this value, and not what it stands for.
+        if self.process != std::process::id() {
+            return;
+        }
         // The set may be removed meanwhile: then there is nothing to give back to.
         let _ = self.set.operate(&[Operation::new(self.number, 1).undo()]);
     }

@@ -17,6 +17,7 @@ use crate::{Error, Key, Operation as Step, Segment, SemaphoreSet};
 use std::time::{Duration, Instant};
 use vshmem_collective as collective;
 use vshmem_collective::{Crew, Element, FORMED_AT, Failure, MOST_PARTIES, Member, Operation, SHAPE_AT};
+use vshmem_runtime::Runtime;
 use vshmem_words::{Mapping, Ordering, Words};
 
 /// Number of the semaphore that is taken while somebody joins.
@@ -32,6 +33,9 @@ const VERSION: u64 = 1;
 const LOOKS: u32 = 2000;
 /// Longest sleep before a party asks whether the others still live.
 const NAP: Duration = Duration::from_millis(100);
+
+/// Longest wait: no clock reaches further than any wait that a caller may think of.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Why something a team does together failed. After any of these but [`CollectiveError::Unfit`] the team is of no use any more: leave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +69,9 @@ pub enum CollectiveError {
     /// No such number of parties, rank or root, or bitwise operations on floating-point numbers. Nothing was done.
     #[error("no such rank or number of parties (1 to 256), or an operation that the numbers do not know")]
     Unfit,
+    /// This process is a forked child of the one that joined. Nothing was done.
+    #[error("the team is the parent process's; a forked child joins by itself")]
+    Inherited,
     /// Vshmem itself.
     #[error(transparent)]
     Vshmem(#[from] Error),
@@ -96,7 +103,7 @@ impl TeamOptions {
         self.mode = mode & 0o777;
         self
     }
-    /// How long to wait for the others; 60 s unless said.
+    /// How long to wait for the others; 60 s unless said, and a hundred years at most.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -112,7 +119,7 @@ impl TeamOptions {
         if n == 0 || n > MOST_PARTIES || self.rank.is_some_and(|rank| rank >= n) || self.key == Key::PRIVATE {
             return Err(CollectiveError::Unfit);
         }
-        let until = Instant::now() + self.patience;
+        let until = Instant::now() + self.patience.min(FOR_EVER);
         let size = |error: Error| match error {
             // A construct of this key that is smaller than asked for.
             Error::Os(errno) if errno == Error::BadView.errno() => CollectiveError::Mismatch,
@@ -144,6 +151,7 @@ impl TeamOptions {
             memory,
             set,
             process: std::process::id(),
+            epoch: Runtime::global().epoch(),
             lookout: Lookout {
                 set,
                 rank,
@@ -229,7 +237,7 @@ impl Door<'_> {
 ///
 /// A party that dies gives the others [`CollectiveError::Lost`] within a quarter of a second; one that lives but does not come is waited for
 /// without end, as in MPI. Dropping a team leaves it; its constructs stay until [`Team::disband`] or `vshmem ipcrm` takes them away, and serve the next
-/// team of the key. Not inherited by fork: the child is not in the team.
+/// team of the key. Not inherited by fork: the child is not in the team ([`CollectiveError::Inherited`]).
 ///
 /// What it costs: a barrier of two is a handover of a cache line each way, about 0.1 µs between two cores, in one kernel or two; nobody makes a system
 /// call unless somebody is late. The methods say how many handovers each takes.
@@ -240,6 +248,8 @@ pub struct Team {
     memory: Mapping,
     set: SemaphoreSet,
     process: u32,
+    /// What the runtime called this process when that was last looked at.
+    epoch: u64,
     // Last: the memory above lies in it.
     segment: Segment,
 }
@@ -272,6 +282,7 @@ impl Team {
     /// [`CollectiveError::Lost`], [`CollectiveError::Vshmem`].
     #[inline]
     pub fn barrier(&mut self) -> Result<(), CollectiveError> {
+        self.check_process()?;
         self.member.barrier(&self.memory, &self.lookout).map_err(told)
     }
 
@@ -280,6 +291,7 @@ impl Team {
     /// # Errors
     /// As for [`Team::barrier`]; [`CollectiveError::Unfit`] if there is no such root.
     pub fn broadcast(&mut self, root: usize, bytes: &mut [u8]) -> Result<(), CollectiveError> {
+        self.check_process()?;
         self.member
             .broadcast(&self.memory, &self.lookout, root, bytes)
             .map_err(told)
@@ -296,6 +308,7 @@ impl Team {
         operation: Operation,
         numbers: &mut [T],
     ) -> Result<(), CollectiveError> {
+        self.check_process()?;
         self.member
             .reduce(&self.memory, &self.lookout, root, operation, numbers)
             .map_err(told)
@@ -310,6 +323,7 @@ impl Team {
         operation: Operation,
         numbers: &mut [T],
     ) -> Result<(), CollectiveError> {
+        self.check_process()?;
         self.member
             .allreduce(&self.memory, &self.lookout, operation, numbers)
             .map_err(told)
@@ -320,11 +334,26 @@ impl Team {
     /// # Errors
     /// As for [`Team::barrier`]; then the constructs stay.
     pub fn disband(mut self) -> Result<(), CollectiveError> {
+        self.check_process()?;
         self.member.farewell(&self.memory, &self.lookout).map_err(told)?;
         if self.rank() == 0 {
             self.segment.remove()?;
             self.set.remove()?;
         }
+        Ok(())
+    }
+
+    /// That this is the process that joined: a child of it would take its parent's signals. One load, unless the process has become another client.
+    #[inline]
+    fn check_process(&mut self) -> Result<(), CollectiveError> {
+        let epoch = Runtime::global().epoch();
+        if epoch == self.epoch {
+            return Ok(());
+        }
+        if self.process != std::process::id() {
+            return Err(CollectiveError::Inherited);
+        }
+        self.epoch = epoch;
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | booting | `Running` from the guest; the boot time-out; any signal of the user |
 //! | running | `Ended` from the guest; the run time-out; the user's second SIGINT or SIGTERM |
-//! | leaving | the machine is over and all output is written; a few seconds after which the machine is stopped |
+//! | leaving | the machine is over and all output is written; a few seconds after which the machine is stopped; the user's second SIGINT or SIGTERM |
 //!
 //! A machine that ends too early, or says what it must not, is an error; the machine is stopped on every way out.
 
@@ -416,14 +416,15 @@ impl Session {
         for signal in self.signals.take() {
             let ends = signal != 1;
             self.interrupts += u32::from(ends);
-            if let Phase::Leaving(_) = self.phase {
-                continue;
-            }
+            // Also while it leaves: somebody may have to be told twice that nobody reads the rest of the output.
             if self.phase == Phase::Booting || (ends && self.interrupts > 1) {
                 return Err(RunError::Interrupted {
                     domain: self.domain.clone(),
                     signal,
                 });
+            }
+            if let Phase::Leaving(_) = self.phase {
+                continue;
             }
             self.say(&Message::Signal(signal));
             self.answer_by = self.answer_by.or_else(|| Instant::now().checked_add(ANSWER));

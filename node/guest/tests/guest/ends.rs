@@ -101,6 +101,36 @@ fn the_first_interrupt_is_the_programs_and_the_second_ends_the_guest() {
 }
 
 #[test]
+fn who_interrupts_twice_does_not_wait_for_a_reader_of_the_output() {
+    let Some(mut command) = guest("who_interrupts_twice", &[]) else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    // More than a pipe holds, and less than is taken from the guest beyond that.
+    let script = r#"head -c 100000 /dev/zero; echo > "$0/done""#;
+    command.args(["--bind", folder.path().to_str().expect("plain")]);
+    command.args(["--", "sh", "-c", script]).arg(folder.path());
+    let mut child = command.spawn().expect("the runner starts");
+    let unread = child.stdout.take();
+    eventually("the program does not end", || {
+        folder.path().join("done").exists().then_some(())
+    });
+    // The guest is gone, and the rest of its output is still here.
+    eventually("the guest does not end", || {
+        family(child.id()).is_empty().then_some(())
+    });
+    assert!(child.try_wait().expect("waiting").is_none());
+    for _ in 0..2 {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM)
+            .expect("signalling");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let status = eventually("it waits for a reader", || child.try_wait().expect("waiting"));
+    assert_eq!(status.code(), Some(143));
+    drop(unread);
+}
+
+#[test]
 fn a_guest_does_not_outlive_the_process_that_started_it() {
     let Some(mut command) = guest("a_guest_does_not_outlive", &[]) else {
         return;
