@@ -232,6 +232,59 @@ fn keys_of_the_kernel_go_there_from_static_and_dynamic_programs() {
     }
 }
 
+/// What a command says at the kernel, in an IPC namespace that nobody else is in.
+fn at_the_kernel(program: &Path, arguments: &[&Path]) -> Output {
+    let mut command = Command::new("unshare");
+    finish(command.args(["--ipc", "--"]).arg(program).args(arguments), LIMIT)
+}
+
+#[test]
+fn files_below_proc_are_vshmems() {
+    let daemon = Daemon::start();
+    let Some(program) = compile("cc", "files", &daemon, STATIC) else {
+        return;
+    };
+    let [first, second] = ["first", "second"].map(|name| daemon.folder().join(name));
+    for folder in [&first, &second] {
+        std::fs::create_dir(folder).expect("a folder");
+    }
+    if rustix::process::geteuid().is_root() {
+        well(&at_the_kernel(&program, &[&first]), "well\n");
+    }
+    well(
+        &finish(&mut strict(&daemon, &program, &second.to_string_lossy()), LIMIT),
+        "well\n",
+    );
+}
+
+#[test]
+fn a_static_shell_reads_and_writes_limits_as_with_the_kernel() {
+    let busybox = Path::new("/bin/busybox");
+    if !busybox.exists() || !rustix::process::geteuid().is_root() {
+        println!("skipped: no busybox (apt-get install busybox-static), or not root");
+        return;
+    }
+    let daemon = Daemon::start();
+    let script = source("limits.sh");
+    let kernels = at_the_kernel(busybox, &[Path::new("sh"), &script]);
+    let mut command = daemon.vshmem(&["run", "--strict", "--"]);
+    let own = finish(command.arg(busybox).arg("sh").arg(&script), LIMIT);
+    assert_eq!(out(&own), out(&kernels));
+    assert_eq!(err(&own), err(&kernels));
+    assert!(out(&own).contains("kernel.msgmax = 4000"), "{}", out(&own));
+    assert!(err(&own).contains("Invalid argument"), "{}", err(&own));
+}
+
+#[test]
+fn who_has_waited_for_a_child_finds_all_of_it_dealt_with() {
+    let daemon = Daemon::start();
+    let Some(program) = compile("cc", "waited", &daemon, STATIC) else {
+        return;
+    };
+    let output = finish(&mut strict(&daemon, &program, "200"), Duration::from_secs(100));
+    assert!(output.status.success(), "{}{}", out(&output), err(&output));
+}
+
 #[test]
 fn a_32_bit_call_stops_the_program_with_a_message() {
     let daemon = Daemon::start();

@@ -21,7 +21,9 @@ The program is loaded together with libvshmem_preload.so, which serves its Syste
 
 With --strict the kernel tells a supervisor of every System V call that the program, or anything it starts, makes past that library, and the
 supervisor has it served: static programs, Go programs and those of other C libraries work, more slowly (tens of microseconds a call). 32-bit
-programs are stopped at such a call. Programs gain no rights by set-uid bits (no_new_privs). Needs Linux 5.19.
+programs are stopped at such a call. Programs gain no rights by set-uid bits (no_new_privs). Needs Linux 5.19. Every open(2) takes some
+microseconds more, so that /proc/sysvipc and the limits below /proc/sys/kernel are Vshmem's, too; VSHMEM_STRICT_FILES=kernel in the environment
+leaves files alone.
 
 Examples:
   vshmem run -- ./server --port 80

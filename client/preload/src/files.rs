@@ -5,14 +5,12 @@
 
 use crate::limits;
 use crate::next::Next;
-use crate::proc_text::{self, Text};
 use crate::routes;
 use libc::{FILE, c_char, c_int, mode_t};
-use rustix::fd::{IntoRawFd, OwnedFd};
-use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
+use rustix::fd::IntoRawFd;
 use std::ffi::CStr;
 use vshmem_abi::edge;
-use vshmem_runtime::{Errno, Result};
+use vshmem_abi::proc_text::{self, Text};
 
 type Open = unsafe extern "C" fn(*const c_char, c_int, mode_t) -> c_int;
 type OpenAt = unsafe extern "C" fn(c_int, *const c_char, c_int, mode_t) -> c_int;
@@ -53,57 +51,6 @@ fn errno() -> c_int {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// A memory file with the text.
-fn memory_file(text: Text, close_on_exec: bool) -> Result<OwnedFd> {
-    let mut words = text.write()?;
-    if let Text::Table(kind) = text
-        && !routes::all_is_ours()
-    {
-        words.push_str(&kernels_lines(kind));
-    }
-    let flags = if close_on_exec {
-        MemfdFlags::CLOEXEC
-    } else {
-        MemfdFlags::empty()
-    };
-    let file = memfd_create(c"vshmem", flags)?;
-    let mut left = words.as_bytes();
-    while !left.is_empty() {
-        let written = rustix::io::write(&file, left)?;
-        left = left.get(written..).ok_or(Errno::EIO)?;
-    }
-    seek(&file, SeekFrom::Start(0))?;
-    Ok(file)
-}
-
-/// The kernel's own constructs, without the heading.
-fn kernels_lines(kind: vshmem_wire::Kind) -> String {
-    let path = match kind {
-        vshmem_wire::Kind::Shm => c"/proc/sysvipc/shm",
-        vshmem_wire::Kind::Sem => c"/proc/sysvipc/sem",
-        vshmem_wire::Kind::Msg => c"/proc/sysvipc/msg",
-    };
-    let read = || -> rustix::io::Result<Vec<u8>> {
-        let file = rustix::fs::open(
-            path,
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            0.into(),
-        )?;
-        let mut text = Vec::new();
-        loop {
-            let mut piece = [0; 4096];
-            match rustix::io::read(&file, &mut piece)? {
-                0 => return Ok(text),
-                bytes => text.extend_from_slice(&piece[..bytes]),
-            }
-        }
-    };
-    let text = String::from_utf8(read().unwrap_or_default()).unwrap_or_default();
-    text.split_once('\n')
-        .map(|(_, lines)| lines.to_owned())
-        .unwrap_or_default()
-}
-
 fn opened(text: Text, flags: c_int) -> c_int {
     if let Text::Limit(setting) = text
         && flags & libc::O_ACCMODE != libc::O_RDONLY
@@ -112,7 +59,8 @@ fn opened(text: Text, flags: c_int) -> c_int {
             limits::open(setting, flags & libc::O_CLOEXEC != 0).map(IntoRawFd::into_raw_fd)
         });
     }
-    edge::call_int(|| memory_file(text, flags & libc::O_CLOEXEC != 0).map(IntoRawFd::into_raw_fd))
+    let file = || text.file(!routes::all_is_ours(), flags & libc::O_CLOEXEC != 0);
+    edge::call_int(|| file().map(IntoRawFd::into_raw_fd))
 }
 
 /// What libc opened, or our own file if the path is one of ours.

@@ -8,7 +8,7 @@
 //! | [`kernel`] | the same calls, made to the kernel |
 //! | [`syscall`] | `syscall(SYS_semop, …)` |
 //! | [`signals`] | sigaction and signal, so that handlers wait until a section ends |
-//! | [`files`], [`proc_text`] | `/proc/sysvipc/*` and `/proc/sys/kernel/{shmmax,sem,…}` as an unmodified `ipcs` reads them |
+//! | [`files`] | `/proc/sysvipc/*` and `/proc/sys/kernel/{shmmax,sem,…}` as an unmodified `ipcs` reads them |
 //! | [`limits`] | writing to `/proc/sys/kernel/{shmmax,sem,…}` |
 //! | [`mappings`] | munmap and its like, where a segment is attached |
 //! | [`identity`] | setuid and its family: the daemon must know who asks |
@@ -35,7 +35,6 @@ mod msgrcv;
 mod msgsnd;
 mod next;
 mod posix;
-mod proc_text;
 mod routes;
 mod semctl;
 mod semget;

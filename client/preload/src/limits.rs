@@ -13,33 +13,12 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use vshmem_abi::edge;
-use vshmem_runtime::{Errno, Result, Runtime, user};
-use vshmem_wire::{Kind, Setting};
+use vshmem_abi::settings::{FILES, LONGEST, set};
+use vshmem_runtime::{Errno, Result, user};
+use vshmem_wire::Setting;
 
-/// The files, and what writing to them sets.
-const FILES: [(&str, Setting); 11] = [
-    ("shmmax", Setting::Shmmax),
-    ("shmall", Setting::Shmall),
-    ("shmmni", Setting::Shmmni),
-    ("sem", Setting::Sem),
-    ("msgmax", Setting::Msgmax),
-    ("msgmnb", Setting::Msgmnb),
-    ("msgmni", Setting::Msgmni),
-    ("shm_rmid_forced", Setting::ShmRmidForced),
-    ("shm_next_id", Setting::NextId(Kind::Shm)),
-    ("sem_next_id", Setting::NextId(Kind::Sem)),
-    ("msg_next_id", Setting::NextId(Kind::Msg)),
-];
 /// What the memory files are called before the file's own name.
 const NAME: &str = "vshmem-limit:";
-/// Longer texts say nothing.
-const LONGEST: usize = 256;
-
-/// The setting of a file below `/proc/sys/kernel`.
-pub(crate) fn by_name(name: &[u8]) -> Option<Setting> {
-    let (_, setting) = FILES.iter().find(|(known, _)| known.as_bytes() == name)?;
-    Some(*setting)
-}
 
 // Files that are open, by inode: inode and number of the setting. A few; the oldest is forgotten.
 
@@ -90,26 +69,6 @@ pub(crate) fn open(setting: Setting, close_on_exec: bool) -> Result<OwnedFd> {
     let file = memfd_create(format!("{NAME}{}", FILES[number].0), flags)?;
     note(inode(file.as_raw_fd()).ok_or(Errno::EIO)?, number);
     Ok(file)
-}
-
-fn number(word: &str) -> Option<u64> {
-    match word.strip_prefix("0x").or_else(|| word.strip_prefix("0X")) {
-        Some(hex) => u64::from_str_radix(hex, 16).ok(),
-        None if word.len() > 1 && word.starts_with('0') => u64::from_str_radix(&word[1..], 8).ok(),
-        None => word.parse().ok(),
-    }
-}
-
-/// What a text asks for.
-fn set(setting: Setting, text: &[u8]) -> Result<()> {
-    let text = std::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
-    let most = if setting == Setting::Sem { 4 } else { 1 };
-    let words = text
-        .split([' ', '\t', '\n', '\0'])
-        .filter(|word| !word.is_empty());
-    let values: Option<Vec<u64>> = words.take(most).map(number).collect();
-    let values = values.filter(|values| !values.is_empty()).ok_or(Errno::EINVAL)?;
-    Runtime::global().set_limit(setting, values)
 }
 
 /// What reached the memory file behind our back counts now. Keeps errno.
@@ -304,19 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_as_in_c() {
-        let read = ["7", "0x10", "010", "0", "18446744073709551615"].map(number);
-        assert_eq!(read, [Some(7), Some(16), Some(8), Some(0), Some(u64::MAX)]);
-        assert_eq!(
-            ["-1", "12x", "z", "18446744073709551616", "08"].map(number),
-            [None; 5]
-        );
-    }
-
-    #[test]
-    fn files_are_known_by_name_and_modes_by_letter() {
-        assert_eq!(by_name(b"sem"), Some(Setting::Sem));
-        assert_eq!(by_name(b"hostname"), None);
+    fn modes_are_known_by_letter() {
         assert!(writes(c"w") && writes(c"r+") && writes(c"ae") && !writes(c"rce"));
     }
 }

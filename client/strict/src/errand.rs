@@ -12,6 +12,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use vshmem_abi::proc_text::Text;
 use vshmem_wire::{Extent, Window};
 
 /// Longest order.
@@ -30,6 +31,19 @@ pub(crate) enum Order {
         notice: Notice,
         /// The process may have become another user since the last one.
         identity: bool,
+        /// A process may have ended since the last one.
+        settle: bool,
+    },
+    /// Answer this open(2) with a file that says this.
+    Open {
+        /// The call.
+        notice: Notice,
+        /// What it says.
+        text: Text,
+        /// How it is opened.
+        flags: i32,
+        /// Whether there are constructs of the kernel's, too.
+        and_kernels: bool,
     },
     /// The process executes another program. To be said when it is done.
     Executed,

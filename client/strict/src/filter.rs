@@ -18,6 +18,8 @@ use std::io;
 use std::mem::offset_of;
 use std::ops::Range;
 
+/// Environment variable: with `kernel`, files below /proc are the kernel's, and no open(2) is heard of.
+const FILES: &str = "VSHMEM_STRICT_FILES";
 /// AUDIT_ARCH_X86_64.
 pub(crate) const ARCH_64: u32 = 0xc000_003e;
 /// AUDIT_ARCH_I386: `int $0x80`, from 64-bit programs too.
@@ -195,8 +197,33 @@ fn remaps(pass: u64) -> Vec<sock_filter> {
     all
 }
 
-/// The filter, for a pass.
-fn program(pass: u64) -> Vec<sock_filter> {
+/// What is done with calls that open files, which are heard of unless they cannot be about a file that is there to be read or written; goes on behind with
+/// all others.
+fn opens() -> Vec<sock_filter> {
+    let allow = give(libc::SECCOMP_RET_ALLOW);
+    let ask = give(libc::SECCOMP_RET_USER_NOTIF);
+    let mut all = Vec::new();
+    for (number, flags) in [(libc::SYS_openat, 2), (libc::SYS_open, 1)] {
+        let then = [
+            load(argument(flags)),
+            only_if(BPF_JSET, (libc::O_DIRECTORY | libc::O_PATH) as u32),
+            allow,
+            else_past(BPF_JSET, libc::O_CREAT as u32, 2),
+            only_if(BPF_JSET, libc::O_EXCL as u32),
+            allow,
+            ask,
+        ];
+        all.push(else_past(BPF_JEQ, number as u32, then.len()));
+        all.extend(then);
+    }
+    for number in [libc::SYS_openat2, libc::SYS_creat] {
+        all.extend([only_if(BPF_JEQ, number as u32), ask]);
+    }
+    all
+}
+
+/// The filter, for a pass; whether calls that open files are heard of.
+fn program(pass: u64, with_opens: bool) -> Vec<sock_filter> {
     const ARCH: usize = offset_of!(libc::seccomp_data, arch);
     const NUMBER: usize = offset_of!(libc::seccomp_data, nr);
     let (allow, ask) = (give(libc::SECCOMP_RET_ALLOW), give(libc::SECCOMP_RET_USER_NOTIF));
@@ -229,6 +256,9 @@ fn program(pass: u64) -> Vec<sock_filter> {
     let numbers = IPC.iter().chain(&EXEC).chain(&FORK).chain(&IDENTITY);
     all.extend(numbers.flat_map(|number| hears(*number as u32)));
     all.extend(remaps(pass));
+    if with_opens {
+        all.extend(opens());
+    }
     all.extend([
         else_past(BPF_JEQ, libc::SYS_unshare as u32, 4),
         load(argument(0)),
@@ -265,7 +295,10 @@ pub(crate) fn is_possible() -> bool {
 
 /// Puts the filter on the calling thread and what it will start; gives where its calls are heard of.
 pub(crate) fn put_on(pass: u64) -> io::Result<OwnedFd> {
-    let mut program = program(pass);
+    let mut program = program(
+        pass,
+        std::env::var_os(FILES).is_none_or(|files| files != "kernel"),
+    );
     let program = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
@@ -324,7 +357,7 @@ mod tests {
     #[test]
     fn the_calls_meant_are_heard_of_and_no_others() {
         const PASS: u64 = 0x1234_5678_9abc_def0;
-        let program = program(PASS);
+        let program = program(PASS, true);
         let call = |arch, nr: c_long, args| libc::seccomp_data {
             nr: nr as i32,
             arch,
@@ -356,6 +389,17 @@ mod tests {
         assert!(heard(call(ARCH_64, libc::SYS_clone, none)));
         let threads = [libc::CLONE_VM as u64, 0, 0, 0, 0, 0];
         assert!(!heard(call(ARCH_64, libc::SYS_clone, threads)));
+        let opening = |number, flags: i32| {
+            let mut arguments = none;
+            arguments[if number == libc::SYS_open { 1 } else { 2 }] = flags as u64;
+            heard(call(ARCH_64, number, arguments))
+        };
+        for number in [libc::SYS_open, libc::SYS_openat] {
+            assert!(opening(number, libc::O_CLOEXEC) && opening(number, libc::O_WRONLY | libc::O_CREAT));
+            assert!(!opening(number, libc::O_PATH) && !opening(number, libc::O_DIRECTORY));
+            assert!(!opening(number, libc::O_CREAT | libc::O_EXCL));
+        }
+        assert!(heard(call(ARCH_64, libc::SYS_openat2, none)) && heard(call(ARCH_64, libc::SYS_creat, none)));
         let leaving = [LEAVES as u64 | libc::CLONE_FS as u64, 0, 0, 0, 0, 0];
         assert!(heard(call(ARCH_64, libc::SYS_unshare, leaving)));
         let staying = [libc::CLONE_FS as u64, 0, 0, 0, 0, 0];
@@ -370,7 +414,7 @@ mod tests {
     fn what_touches_the_window_is_heard_of_and_nothing_else() {
         let pass = pass_of(u64::MAX);
         assert!(pass >> 32 != 0xffff_ffff && pass_of(0) >> 32 != 0);
-        let program = program(pass);
+        let program = program(pass, true);
         let heard = |nr: c_long, args| {
             let data = libc::seccomp_data {
                 nr: nr as i32,

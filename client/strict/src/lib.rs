@@ -9,7 +9,9 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`launch`] | starting a program and its supervisor |
+//! | [`hearing`] | the thread that takes note of calls |
 //! | [`supervisor`] | what becomes of each call, and of each process |
+//! | [`files`], [`limits`] | files below /proc that say something about System V IPC |
 //! | [`errand`] | what supervisor and stand-ins say to each other |
 //! | [`memory`] | memory of other processes, what /proc says of them |
 //!
@@ -20,9 +22,15 @@ mod calls;
 #[cfg(target_arch = "x86_64")]
 mod errand;
 #[cfg(target_arch = "x86_64")]
+mod files;
+#[cfg(target_arch = "x86_64")]
 mod filter;
 #[cfg(target_arch = "x86_64")]
+mod hearing;
+#[cfg(target_arch = "x86_64")]
 mod launch;
+#[cfg(target_arch = "x86_64")]
+mod limits;
 #[cfg(target_arch = "x86_64")]
 mod mapping;
 #[cfg(target_arch = "x86_64")]

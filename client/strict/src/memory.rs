@@ -25,6 +25,26 @@ pub(crate) fn read(thread: i32, at: usize, into: &mut [u8]) -> Result<(), i32> {
     whole(got, len)
 }
 
+/// Reads a string that ends with a zero. `None`: it cannot be read, or is too long.
+pub(crate) fn read_string(thread: i32, at: usize, into: &mut [u8]) -> Option<&[u8]> {
+    const PAGE: usize = 4096;
+    const FIRST: usize = 128;
+    let mut read_to = 0;
+    while read_to < into.len() {
+        let from = at.checked_add(read_to)?;
+        // What lies on the next page may not be there; most are short.
+        let most = if read_to == 0 { FIRST } else { PAGE };
+        let bytes = (PAGE - from % PAGE).min(most).min(into.len() - read_to);
+        let piece = &mut into[read_to..read_to + bytes];
+        read(thread, from, piece).ok()?;
+        if let Some(end) = piece.iter().position(|byte| *byte == 0) {
+            return Some(&into[..read_to + end]);
+        }
+        read_to += bytes;
+    }
+    None
+}
+
 /// Writes all of `from` to an address of a thread's process.
 pub(crate) fn write(thread: i32, at: usize, from: &[u8]) -> Result<(), i32> {
     let local = libc::iovec {
@@ -107,6 +127,13 @@ pub(crate) fn threads_of(thread: i32) -> usize {
 pub(crate) fn is_thread_of(thread: i32, process: i32) -> bool {
     // SAFETY: signal 0 is none.
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) == 0 }
+}
+
+/// Whether a thread counts as root.
+pub(crate) fn is_root(thread: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    line.and_then(|line| line.split_whitespace().nth(1)) == Some("0")
 }
 
 /// A process's program, for people.
@@ -218,6 +245,18 @@ mod tests {
         assert_eq!(write(own, 8, &from), Err(EFAULT));
         static CONSTANT: [u8; 16] = [1; 16];
         assert_eq!(write(own, CONSTANT.as_ptr() as usize, &from), Err(EFAULT));
+    }
+
+    #[test]
+    fn strings_are_read_to_their_end() {
+        let own = std::process::id() as i32;
+        let long = [vec![b'x'; 5000], vec![0]].concat();
+        let mut space = [0; 8192];
+        let at = long.as_ptr() as usize;
+        assert_eq!(read_string(own, at, &mut space), Some(&long[..5000]));
+        assert_eq!(read_string(own, at + 5000, &mut space), Some(&b""[..]));
+        assert_eq!(read_string(own, at, &mut space[..4096]), None);
+        assert_eq!(read_string(own, 8, &mut space), None);
     }
 
     #[test]

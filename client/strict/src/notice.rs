@@ -109,12 +109,24 @@ pub(crate) fn waits(listener: impl AsFd, id: u64) -> bool {
 
 /// Gives the thread's process a descriptor; gives its number there.
 pub(crate) fn give(listener: impl AsFd, id: u64, from: impl AsFd) -> io::Result<i32> {
+    add(listener, id, from, 0, libc::O_CLOEXEC)
+}
+
+/// Answers a call that opens a file with a descriptor, opened with these flags, or with the error that there is none to be had.
+pub(crate) fn give_instead(listener: impl AsFd, id: u64, from: impl AsFd, flags: i32) {
+    const AND_ANSWER: u32 = 2;
+    if let Err(error) = add(&listener, id, from, AND_ANSWER, flags & libc::O_CLOEXEC) {
+        answer(listener, id, Err(error.raw_os_error().unwrap_or(libc::EMFILE)));
+    }
+}
+
+fn add(listener: impl AsFd, id: u64, from: impl AsFd, flags: u32, its: i32) -> io::Result<i32> {
     let descriptor = libc::seccomp_notif_addfd {
         id,
-        flags: 0,
+        flags,
         srcfd: from.as_fd().as_raw_fd() as u32,
         newfd: 0,
-        newfd_flags: libc::O_CLOEXEC as u32,
+        newfd_flags: its as u32,
     };
     // SAFETY: a structure of ours.
     let made = unsafe {

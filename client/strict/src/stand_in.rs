@@ -18,11 +18,13 @@ use crate::memory::{self, Status};
 use crate::notice::{self, Notice};
 use crate::trace::{AGAIN_WITHOUT_HANDLER, Held, Pass, Trouble};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
+use vshmem_abi::proc_text::Text;
 use vshmem_runtime::Runtime;
 
 /// How often the monitor looks.
@@ -135,7 +137,22 @@ fn work(own: &Arc<StandIn>) -> ! {
             another(own);
         }
         match order {
-            Order::Call { notice, identity } => call(own, &slot, &notice, identity),
+            Order::Call {
+                notice,
+                identity,
+                settle,
+            } => {
+                if settle {
+                    let _ = Runtime::global().settle();
+                }
+                call(own, &slot, &notice, identity);
+            }
+            Order::Open {
+                notice,
+                text,
+                flags,
+                and_kernels,
+            } => open(own, &notice, text, flags, and_kernels),
             Order::Executed => {
                 Runtime::global().ward_executed();
                 done(own, None);
@@ -191,6 +208,26 @@ fn call(own: &StandIn, slot: &Slot, notice: &Notice, identity: bool) {
             return;
         }
         notice::answer(&own.means.listener, notice.id, result);
+    }
+}
+
+/// The process opens a file that says this.
+fn open(own: &StandIn, notice: &Notice, text: Text, flags: i32, and_kernels: bool) {
+    let listener = &own.means.listener;
+    let file = text.file(and_kernels, true).and_then(|file| {
+        // It can only be read.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Ok(rustix::fs::open(
+            path,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?)
+    });
+    match file {
+        Ok(file) => notice::give_instead(listener, notice.id, file, flags),
+        Err(errno) => {
+            notice::answer(listener, notice.id, Err(errno.0));
+        }
     }
 }
 

@@ -9,24 +9,30 @@
 //! | that makes a process, of one with segments attached | the stand-in forks, too |
 //! | that makes a process which shares what is to undo | the stand-in forks, too |
 //! | by which a thread leaves that | goes to the stand-in, which has the thread make it and leaves the list for it |
+//! | that opens a file | goes on, unless it is one of ours (see [`files`], [`limits`](crate::limits)): then it gets that |
 //! | that executes a program | goes on; when the old memory is gone, so are the attachments |
 //! | that changes the user | goes on; the stand-in has the daemon look again |
 //!
-//! One thread does all of it. Nothing here waits for a program or a stand-in for long: stand-ins wait for what has to be waited for. It ends when
-//! nobody is left whose calls it could hear of.
-#![allow(unsafe_code)] // fork(2), waitpid(2), signalfd(2).
+//! One thread does all of it but to take note of the calls ([`crate::hearing`]). Nothing here waits for a program or a stand-in for long: stand-ins wait for
+//! what has to be waited for. It ends when nobody is left whose calls it could hear of.
+#![allow(unsafe_code)] // fork(2).
+
+mod lives;
 
 use crate::errand::{self, ERRAND, Errand, Order, Outcome};
+use crate::files;
 use crate::filter::{self, ARCH_64, X32};
-use crate::launch::Report;
+use crate::hearing::Heard;
+use crate::limits::Limits;
 use crate::memory::{self, Image};
 use crate::notice::{self, Notice};
-use crate::trace::{Forked, Held, Pass, Trouble};
+use crate::trace::{Held, Pass, Trouble};
 use crate::{mapping, stand_in};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use vshmem_runtime::keys::Keys;
 use vshmem_wire::ID_BIT;
@@ -34,13 +40,14 @@ use vshmem_wire::ID_BIT;
 /// How often to look whether an execve(2) has been done.
 const EXEC_TICK: Duration = Duration::from_millis(1);
 /// How long a killed stand-in is waited for.
-const DEATH: Duration = Duration::from_millis(200);
+const DEATH: Duration = Duration::from_secs(2);
 /// What an event is about: a number in the upper half, the process in the lower.
-const LISTENER: u64 = 1 << 32;
+const HEARD: u64 = 1 << 32;
 const REPORTS: u64 = 2 << 32;
 const CHILDREN: u64 = 3 << 32;
 const PROCESS: u64 = 4 << 32;
 const STAND_IN: u64 = 5 << 32;
+const WATCHED: u64 = 6 << 32;
 
 /// A process's stand-in, as the supervisor has it.
 #[derive(Debug)]
@@ -60,14 +67,17 @@ struct Ward {
     /// A thread that goes on with this when the daemon knows of what it did.
     held: Option<(Held, i64)>,
     identity: bool,
-    /// It may be executing another program: the memory with the segments.
-    executing: Option<Image>,
+    /// It may be executing another program: the memory with the segments, and which thread asked for it.
+    executing: Option<(Image, i32)>,
+    /// How many processes had ended when its stand-in last had the daemon look after that.
+    settled: u64,
 }
 
 /// The supervisor.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     listener: OwnedFd,
+    heard: Arc<Heard>,
     pass: u64,
     epoll: OwnedFd,
     /// To the command; `None` once the program has ended.
@@ -81,6 +91,11 @@ pub(crate) struct Supervisor {
     threads: HashMap<i32, i32>,
     /// Ids of the kernel that look like Vshmem's: get's number, id.
     kernels: HashSet<(i64, i32)>,
+    /// Processes that are no wards, and have executed a program.
+    watched: HashMap<i32, OwnedFd>,
+    /// How many processes have ended.
+    deaths: u64,
+    limits: Limits,
 }
 
 fn watch(epoll: &OwnedFd, what: impl AsFd, data: u64) -> io::Result<()> {
@@ -97,13 +112,15 @@ impl Supervisor {
         first: i32,
     ) -> io::Result<Supervisor> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        watch(&epoll, &listener, LISTENER)?;
+        notice::take_turns(&listener);
+        let heard = Heard::start(listener.try_clone()?)?;
+        watch(&epoll, heard.bell(), HEARD)?;
         watch(&epoll, &reports, REPORTS)?;
         watch(&epoll, &children, CHILDREN)?;
-        notice::take_turns(&listener);
         let keys = vshmem_runtime::config::keys();
         Ok(Supervisor {
             listener,
+            heard,
             pass,
             epoll,
             reports: Some(reports),
@@ -113,44 +130,70 @@ impl Supervisor {
             wards: HashMap::new(),
             threads: HashMap::new(),
             kernels: HashSet::new(),
+            watched: HashMap::new(),
+            deaths: 0,
+            limits: Limits::default(),
         })
     }
 
     /// Serves until nobody is left.
     pub(crate) fn run(mut self) -> io::Result<()> {
-        let mut events = Vec::with_capacity(64);
         loop {
             let executing = self.wards.values().any(|ward| ward.executing.is_some());
-            let tick = executing.then(|| rustix::time::Timespec {
-                tv_sec: 0,
-                tv_nsec: EXEC_TICK.subsec_nanos().into(),
-            });
-            events.clear();
-            match epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                tick.as_ref(),
-            ) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            let tick = [executing.then_some(EXEC_TICK), self.limits.tick()];
+            let events = self.events(tick.into_iter().flatten().min())?;
+            for (what, process) in events {
+                self.event(what, process);
             }
-            for event in events.drain(..) {
-                let (what, process) = (event.data.u64() >> 32 << 32, event.data.u64() as u32 as i32);
-                let flags = event.flags;
-                match what {
-                    LISTENER if flags.contains(EventFlags::IN) => self.hear()?,
-                    LISTENER => {
-                        self.end();
-                        return Ok(());
-                    }
-                    REPORTS => self.left_alone(),
-                    CHILDREN => self.reap(),
-                    PROCESS => self.ended(process),
-                    _ => self.errand_of(process),
-                }
+            while let Some(notice) = self.heard.next() {
+                self.decide(&notice);
+            }
+            if self.heard.is_over() {
+                self.end();
+                return Ok(());
             }
             if executing {
                 self.look_for_executed();
+            }
+            self.limits.look();
+        }
+    }
+
+    /// What has happened: what it is about, whose it is.
+    fn events(&self, within: Option<Duration>) -> io::Result<Vec<(u64, i32)>> {
+        let within = within.and_then(|time| rustix::time::Timespec::try_from(time).ok());
+        let mut events = Vec::with_capacity(64);
+        match epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            within.as_ref(),
+        ) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let event = |event: epoll::Event| {
+            let data = event.data.u64();
+            (data >> 32 << 32, data as u32 as i32)
+        };
+        Ok(events.into_iter().map(event).collect())
+    }
+
+    fn event(&mut self, what: u64, process: i32) {
+        match what {
+            HEARD => self.heard.unring(),
+            REPORTS => self.left_alone(),
+            CHILDREN => self.reap(),
+            PROCESS => self.ended(process),
+            WATCHED => self.watched_ended(process),
+            _ => self.errand_of(process),
+        }
+    }
+
+    /// Sees to what had ended before a call was made: whoever makes it may know of that.
+    fn see_to_the_dead(&mut self) {
+        for (what, process) in self.events(Some(Duration::ZERO)).unwrap_or_default() {
+            if what == PROCESS || what == WATCHED {
+                self.event(what, process);
             }
         }
     }
@@ -160,13 +203,6 @@ impl Supervisor {
         let all: Vec<i32> = self.wards.keys().copied().collect();
         all.into_iter().for_each(|process| self.ended(process));
         while self.reap_one(0) {}
-    }
-
-    fn hear(&mut self) -> io::Result<()> {
-        if let Some(notice) = notice::next(&self.listener)? {
-            self.decide(&notice);
-        }
-        Ok(())
     }
 
     fn whose(&self) -> Pass<'_> {
@@ -187,7 +223,10 @@ impl Supervisor {
     fn decide(&mut self, notice: &Notice) {
         let number = i64::from(notice.number);
         if notice.arch != ARCH_64 || notice.number & X32 != 0 {
-            return self.stop(notice);
+            return self.other_door(notice);
+        }
+        if files::OPEN.contains(&number) {
+            return self.open(notice);
         }
         if filter::IPC.contains(&number) {
             return self.ipc(notice);
@@ -206,23 +245,16 @@ impl Supervisor {
         if shares && flags & libc::CLONE_VM == 0 {
             return self.fork(notice, process, true);
         }
+        if filter::EXEC.contains(&number) {
+            return self.executes(notice, process);
+        }
         let Some(ward) = self.wards.get_mut(&process) else {
             return self.let_go(notice);
         };
-        // What is executed may have other capabilities.
-        ward.identity |= filter::EXEC.contains(&number);
         if filter::IDENTITY.contains(&number) {
             ward.identity = true;
-        } else if !ward.attached.is_empty() {
-            if !filter::EXEC.contains(&number) {
-                if flags & libc::CLONE_VM != 0 {
-                    return self.let_go(notice);
-                }
-                return self.fork(notice, process, false);
-            }
-            if ward.executing.is_none() {
-                ward.executing = Image::of(process).ok();
-            }
+        } else if !ward.attached.is_empty() && flags & libc::CLONE_VM == 0 {
+            return self.fork(notice, process, false);
         }
         self.let_go(notice);
     }
@@ -235,13 +267,59 @@ impl Supervisor {
             return Some(known);
         }
         let process = memory::process_of(thread)?;
-        self.threads.insert(thread, process);
+        if self.wards.contains_key(&process) {
+            self.threads.insert(thread, process);
+        }
         Some(process)
+    }
+
+    /// A file is opened: if it is one of ours, the program gets another one.
+    fn open(&mut self, notice: &Notice) {
+        let asked = files::asked(notice);
+        let Some((asked, process)) = asked.zip(self.process_of(notice.thread)) else {
+            return self.let_go(notice);
+        };
+        self.see_to_the_dead();
+        if !asked.for_writing() {
+            self.limits.look();
+            let order = Order::Open {
+                notice: *notice,
+                text: asked.text,
+                flags: asked.flags,
+                and_kernels: !self.keys.are_all(),
+            };
+            if let Err(error) = self.order(process, &order) {
+                self.no_stand_in(notice, process, &error);
+            }
+            return;
+        }
+        // The kernel says the same to whoever is not root.
+        let file = memory::is_root(notice.thread)
+            .then(|| self.limits.open(asked))
+            .flatten();
+        match file {
+            None => self.let_go(notice),
+            Some(Ok(file)) => notice::give_instead(&self.listener, notice.id, file, asked.flags),
+            Some(Err(error)) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                self.answer(notice, Err(errno));
+            }
+        }
+    }
+
+    fn no_stand_in(&self, notice: &Notice, process: i32, error: &io::Error) {
+        vshmem_runtime::error!(
+            "no stand-in for {} (process {process}): {error}",
+            memory::program_of(process)
+        );
+        self.answer(notice, Err(libc::ENOMEM));
     }
 
     // System V IPC.
 
     fn ipc(&mut self, notice: &Notice) {
+        self.see_to_the_dead();
+        self.limits.look();
         let Some(process) = self.process_of(notice.thread) else {
             return self.answer(notice, Err(libc::EINTR));
         };
@@ -259,11 +337,7 @@ impl Supervisor {
             _ => {}
         }
         if let Err(error) = self.order_call(notice, process) {
-            vshmem_runtime::error!(
-                "no stand-in for {} (process {process}): {error}",
-                memory::program_of(process)
-            );
-            self.answer(notice, Err(libc::ENOSYS));
+            self.no_stand_in(notice, process, &error);
         }
     }
 
@@ -313,23 +387,35 @@ impl Supervisor {
     }
 
     fn order_call(&mut self, notice: &Notice, process: i32) -> io::Result<()> {
+        let ward = self.ward(process)?;
+        if let Some((_, thread)) = ward.executing {
+            self.look_whether_executed(process);
+            let ward = self.ward(process)?;
+            if thread == notice.thread {
+                // It came to nothing.
+                ward.executing = None;
+            }
+        }
+        let deaths = self.deaths;
+        let ward = self.ward(process)?;
+        let order = Order::Call {
+            notice: *notice,
+            identity: std::mem::take(&mut ward.identity),
+            settle: std::mem::replace(&mut ward.settled, deaths) != deaths,
+        };
+        errand::send(&ward.stand_in.orders, &order, &[])
+    }
+
+    fn order(&mut self, process: i32, order: &Order) -> io::Result<()> {
+        errand::send(&self.ward(process)?.stand_in.orders, order, &[])
+    }
+
+    /// A process that has a stand-in, from now on at least.
+    fn ward(&mut self, process: i32) -> io::Result<&mut Ward> {
         if !self.wards.contains_key(&process) {
             self.stand_in_for(process)?;
         }
-        if self
-            .wards
-            .get(&process)
-            .is_some_and(|ward| ward.executing.is_some())
-        {
-            self.look_whether_executed(process);
-        }
-        let ward = self.wards.get_mut(&process).ok_or(io::ErrorKind::NotFound)?;
-        let identity = std::mem::take(&mut ward.identity);
-        let order = Order::Call {
-            notice: *notice,
-            identity,
-        };
-        errand::send(&ward.stand_in.orders, &order, &[])
+        self.wards.get_mut(&process).ok_or(io::ErrorKind::NotFound.into())
     }
 
     /// Starts a stand-in for a process.
@@ -337,7 +423,7 @@ impl Supervisor {
         let pidfd = memory::open(process)?;
         let (orders, its_orders) = errand::pair()?;
         let (errands, its_errands) = errand::pair()?;
-        // SAFETY: this process has one thread.
+        // SAFETY: the other thread has nothing locked that the child uses.
         let made = unsafe { libc::fork() };
         if made < 0 {
             return Err(io::Error::last_os_error());
@@ -350,7 +436,8 @@ impl Supervisor {
             errands,
             pidfd: memory::open(made)?,
         };
-        self.adopt(process, pidfd, stand_in, Vec::new())
+        self.watched.remove(&process);
+        self.adopt(process, pidfd, stand_in, Vec::new(), self.deaths)
     }
 
     fn become_stand_in(&self, process: i32, orders: OwnedFd, errands: OwnedFd, pidfd: OwnedFd) -> ! {
@@ -382,6 +469,7 @@ impl Supervisor {
         pidfd: OwnedFd,
         stand_in: StandIn,
         attached: Vec<(u64, u64)>,
+        settled: u64,
     ) -> io::Result<()> {
         watch(&self.epoll, &pidfd, PROCESS | process as u64)?;
         watch(&self.epoll, &stand_in.errands, STAND_IN | process as u64)?;
@@ -392,13 +480,18 @@ impl Supervisor {
             held: None,
             identity: false,
             executing: None,
+            settled,
         };
         self.wards.insert(process, ward);
         Ok(())
     }
 
     /// A call by a door that is not served.
-    fn stop(&mut self, notice: &Notice) {
+    fn other_door(&mut self, notice: &Notice) {
+        let number = i64::from(notice.number & !X32);
+        if notice.arch == ARCH_64 && !filter::IPC.contains(&number) {
+            return self.let_go(notice);
+        }
         let process = self.process_of(notice.thread).unwrap_or(notice.thread);
         let door = if notice.arch == ARCH_64 { "x32" } else { "32-bit" };
         let line = format!(
@@ -479,135 +572,6 @@ impl Supervisor {
                 _ => return None,
             }
         }
-    }
-
-    // The life of processes.
-
-    /// A thread leaves the list of what is to undo.
-    fn leave_undo(&mut self, notice: &Notice, process: i32) {
-        if let Err(error) = self.order_call(notice, process) {
-            vshmem_runtime::error!("no stand-in for process {process}: {error}");
-            self.let_go(notice);
-        }
-    }
-
-    /// A process with segments attached, or one whose child is to share what is to undo, makes that child.
-    fn fork(&mut self, notice: &Notice, process: i32, shares: bool) {
-        if !self.wards.contains_key(&process)
-            && let Err(error) = self.stand_in_for(process)
-        {
-            vshmem_runtime::error!("no stand-in for process {process}: {error}");
-            return self.let_go(notice);
-        }
-        let held = match Held::take(self.whose(), notice) {
-            Ok(held) => held,
-            Err(Trouble::Gone) => return,
-            Err(Trouble::Denied) => {
-                vshmem_runtime::error!(
-                    "process {process} is being traced: what its child has attached is not counted, and it shares nothing that is to undo"
-                );
-                return self.let_go(notice);
-            }
-        };
-        if let Ok(Forked::Child(child)) = held.fork(notice.number.into(), notice.arguments) {
-            if let Err(error) = self.forked(process, child.process, shares) {
-                vshmem_runtime::error!("process {}: no stand-in: {error}", child.process);
-            }
-            child.let_go();
-        }
-    }
-
-    fn forked(&mut self, parent: i32, child: i32, shares: bool) -> io::Result<()> {
-        let pidfd = memory::open(child)?;
-        let (orders, its_orders) = errand::pair()?;
-        let (errands, its_errands) = errand::pair()?;
-        let order = Order::Fork {
-            process: child,
-            shares,
-        };
-        let beside = [&pidfd, &its_orders, &its_errands];
-        let made = self.order_and_wait(parent, &order, &beside);
-        let its = made.and_then(|descriptors| descriptors.into_iter().next());
-        let stand_in = StandIn {
-            orders,
-            errands,
-            pidfd: its.ok_or(io::ErrorKind::OutOfMemory)?,
-        };
-        let attached = self.wards.get(&parent).map(|ward| ward.attached.clone());
-        self.adopt(child, pidfd, stand_in, attached.unwrap_or_default())
-    }
-
-    fn look_for_executed(&mut self) {
-        let executing = |(process, ward): (&i32, &Ward)| ward.executing.as_ref().map(|_| *process);
-        let processes: Vec<i32> = self.wards.iter().filter_map(executing).collect();
-        processes
-            .into_iter()
-            .for_each(|process| self.look_whether_executed(process));
-    }
-
-    fn look_whether_executed(&mut self, process: i32) {
-        let Some(ward) = self.wards.get_mut(&process) else {
-            return;
-        };
-        if ward.executing.as_ref().is_some_and(Image::ended) {
-            ward.executing = None;
-            ward.attached.clear();
-            self.order_and_wait(process, &Order::Executed, &[]);
-        }
-    }
-
-    /// A process has ended: its stand-in does, too, whatever it is doing.
-    fn ended(&mut self, process: i32) {
-        if let Some(ward) = self.wards.remove(&process) {
-            memory::kill(&ward.stand_in.pidfd);
-            // Whoever waits for the process's end is told of it by the kernel at once: what it asks next is to find nothing of it.
-            memory::is_readable(&ward.stand_in.pidfd, DEATH);
-            self.threads.retain(|_, of| *of != process);
-        }
-    }
-
-    /// What a process has attached and may undo was its stand-in's: it cannot go on.
-    fn stand_in_died(&mut self, process: i32) {
-        if let Some(ward) = self.wards.get(&process) {
-            // Its own end is the usual reason, of which one may hear later.
-            if !memory::is_readable(&ward.pidfd, Duration::ZERO) {
-                vshmem_runtime::error!(
-                    "{} (process {process}): its stand-in has died, so it is ended",
-                    memory::program_of(process)
-                );
-                memory::kill(&ward.pidfd);
-            }
-            self.ended(process);
-        }
-    }
-
-    /// The command has ended before the program: so does the program, as it would if it had been executed by it.
-    fn left_alone(&mut self) {
-        if self.reports.take().is_some()
-            && let Ok(pidfd) = memory::open(self.first)
-        {
-            memory::kill(&pidfd);
-        }
-    }
-
-    /// Children that ended: the program's first process, stand-ins, and orphans of the program.
-    fn reap(&mut self) {
-        let mut space = [0u8; 1024];
-        while rustix::io::read(&self.children, &mut space).is_ok_and(|bytes| bytes > 0) {}
-        while self.reap_one(libc::WNOHANG) {}
-    }
-
-    /// Takes note of one child's end. `false`: there is none.
-    fn reap_one(&mut self, how: i32) -> bool {
-        let mut status = 0;
-        // SAFETY: an int of ours.
-        let process = unsafe { libc::waitpid(-1, &raw mut status, how) };
-        if process == self.first
-            && let Some(reports) = self.reports.take()
-        {
-            let _ = errand::send(&reports, &Report::Ended(status), &[]);
-        }
-        process > 0
     }
 }
 

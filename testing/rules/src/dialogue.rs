@@ -92,6 +92,13 @@ impl Dialogue<'_> {
             How::Ask => {
                 self.parties.get(step.party)?.tell(&command)?;
                 let line = self.wait(step.party)?;
+                if self.parties.limits_count_when_next_asked()
+                    && let Some(written) = command.strip_prefix("write ")
+                {
+                    let file = written.split(' ').next().unwrap_or_default();
+                    self.parties.get(step.party)?.tell(&format!("read {file}"))?;
+                    self.wait(step.party)?;
+                }
                 if let (Some(name), Some(value)) = (&step.named, line.split(' ').nth(1)) {
                     self.names.push((name.clone(), value.to_string()));
                 }

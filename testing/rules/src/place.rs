@@ -40,12 +40,6 @@ impl Column {
         matches!(self, Column::Containers | Column::Uml | Column::Qemu)
     }
 
-    /// Why nothing of System V IPC is in /proc, where that is so.
-    pub fn no_files(self) -> Option<&'static str> {
-        (self == Column::Strict)
-            .then_some("what a program without the library reads and writes in /proc is the kernel's")
-    }
-
     /// Why there is no such thing, where there cannot be any.
     pub fn lacks(self, need: Need) -> Option<&'static str> {
         match (self, need) {
@@ -157,6 +151,11 @@ impl Parties {
         self.pids = (a.number("pid")?, b.number("pid")?);
         self.actors = Some((a, b));
         Ok(())
+    }
+
+    /// Whether a limit that a party has written counts for others when that party asks for something, or a little later.
+    pub fn limits_count_when_next_asked(&self) -> bool {
+        self.column == Column::Strict
     }
 
     /// One of them.

@@ -1,10 +1,12 @@
 //! The texts of `/proc/sysvipc/*` and `/proc/sys/kernel/{shmmax,sem,…}`, column for column as Linux writes them.
 //!
-//! Not for opening files: see [`crate::files`].
+//! Not for hearing of who opens them: that is the preload library's, and the supervisor's of `run --strict`.
 
-use crate::limits;
+use crate::{layouts, settings};
+use rustix::fd::OwnedFd;
+use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom, memfd_create, seek};
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
-use vshmem_abi::layouts;
 use vshmem_runtime::{Errno, Result, Runtime};
 use vshmem_wire::{Kind, Limits, Reply, Request, Setting, Stat, StatBody};
 
@@ -13,8 +15,8 @@ const SEM: &str = "       key      semid perms      nsems   uid   gid  cuid  cgi
 const MSG: &str = "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n";
 
 /// A file of which Vshmem has its own text.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Text {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Text {
     /// A table of constructs.
     Table(Kind),
     /// A limit.
@@ -22,18 +24,29 @@ pub(crate) enum Text {
 }
 
 /// The text that an absolute path names.
-pub(crate) fn by_path(path: &[u8]) -> Option<Text> {
+pub fn by_path(path: &[u8]) -> Option<Text> {
     Some(match path {
         b"/proc/sysvipc/shm" => Text::Table(Kind::Shm),
         b"/proc/sysvipc/sem" => Text::Table(Kind::Sem),
         b"/proc/sysvipc/msg" => Text::Table(Kind::Msg),
-        _ => Text::Limit(limits::by_name(path.strip_prefix(b"/proc/sys/kernel/")?)?),
+        _ => Text::Limit(settings::by_name(path.strip_prefix(b"/proc/sys/kernel/")?)?),
     })
 }
 
+/// The text of the file of /proc to which a path leads, wherever that is mounted.
+pub fn by_end(path: &[u8]) -> Option<Text> {
+    const DEPTHS: [usize; 2] = [2, 3];
+    let behind = |depth| {
+        let mut slashes = path.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/');
+        slashes.nth(depth - 1).map(|(at, _)| &path[at..])
+    };
+    let mut ends = DEPTHS.into_iter().filter_map(behind);
+    ends.find_map(|end| by_path(&[b"/proc", end].concat()))
+}
+
 /// Whether any of the files has this name.
-pub(crate) fn is_name(name: &[u8]) -> bool {
-    matches!(name, b"shm" | b"sem" | b"msg") || limits::by_name(name).is_some()
+pub fn is_name(name: &[u8]) -> bool {
+    matches!(name, b"shm" | b"sem" | b"msg") || settings::by_name(name).is_some()
 }
 
 fn limit_text(setting: Setting, l: &Limits) -> String {
@@ -52,7 +65,7 @@ fn limit_text(setting: Setting, l: &Limits) -> String {
 
 impl Text {
     /// The text as it is now.
-    pub(crate) fn write(self) -> Result<String> {
+    pub fn write(self) -> Result<String> {
         let runtime = Runtime::global();
         match self {
             Text::Limit(setting) => {
@@ -62,6 +75,53 @@ impl Text {
             Text::Table(kind) => table(runtime, kind),
         }
     }
+
+    /// A memory file with the text; of a table also the kernel's own constructs, if wanted.
+    pub fn file(self, and_kernels: bool, close_on_exec: bool) -> Result<OwnedFd> {
+        let mut words = self.write()?;
+        if let Text::Table(kind) = self
+            && and_kernels
+        {
+            words.push_str(&kernels_lines(kind));
+        }
+        let flags = if close_on_exec {
+            MemfdFlags::CLOEXEC
+        } else {
+            MemfdFlags::empty()
+        };
+        let file = memfd_create(c"vshmem", flags)?;
+        let mut left = words.as_bytes();
+        while !left.is_empty() {
+            let written = rustix::io::write(&file, left)?;
+            left = left.get(written..).ok_or(Errno::EIO)?;
+        }
+        seek(&file, SeekFrom::Start(0))?;
+        Ok(file)
+    }
+}
+
+/// The kernel's own constructs, without the heading. By system calls: libc's functions may be the preload library's.
+fn kernels_lines(kind: Kind) -> String {
+    let path = match kind {
+        Kind::Shm => c"/proc/sysvipc/shm",
+        Kind::Sem => c"/proc/sysvipc/sem",
+        Kind::Msg => c"/proc/sysvipc/msg",
+    };
+    let read = || -> rustix::io::Result<Vec<u8>> {
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut text = Vec::new();
+        loop {
+            let mut piece = [0; 4096];
+            match rustix::io::read(&file, &mut piece)? {
+                0 => return Ok(text),
+                bytes => text.extend_from_slice(&piece[..bytes]),
+            }
+        }
+    };
+    let text = String::from_utf8(read().unwrap_or_default()).unwrap_or_default();
+    text.split_once('\n')
+        .map(|(_, lines)| lines.to_owned())
+        .unwrap_or_default()
 }
 
 fn table(runtime: &Runtime, kind: Kind) -> Result<String> {
@@ -164,5 +224,11 @@ mod tests {
         assert!(by_path(b"/proc/sysvipc/sem").is_some());
         assert!(by_path(b"/proc/sysvipc/semx").is_none());
         assert!(by_path(b"/proc/sys/kernel/hostname").is_none());
+        assert_eq!(by_end(b"/x/sysvipc/shm"), Some(Text::Table(Kind::Shm)));
+        assert_eq!(
+            by_end(b"/proc/sys/kernel/msgmax"),
+            Some(Text::Limit(Setting::Msgmax))
+        );
+        assert!(by_end(b"/x/net/shm").is_none() && by_end(b"shm").is_none() && by_end(b"").is_none());
     }
 }
