@@ -44,7 +44,7 @@ impl Echo {
         let words = ["bench", "echo", port].map(OsString::from);
         let argv = std::iter::once(program.into()).chain(words).collect();
         // A port may want to see some memory before it calls a machine its guest.
-        let pool = vshmem_port_select::pool_store(POOL)?;
+        let pool = vshmem_port_select::pool_store(POOL, None)?;
         let pools = match vshmem_port_select::boot(port)?.needs_grants() {
             true => Vec::new(),
             false => vec![pool.descriptor(Serial(0), true)?.0],

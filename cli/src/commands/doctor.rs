@@ -9,7 +9,7 @@ use crate::trouble::{FAILED, Outcome, reason};
 use serde::Serialize;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
-use vshmem_wire::{GroupInfo, Request};
+use vshmem_wire::{GroupInfo, HugeBytes, Request};
 
 /// Shows what works here, what does not, and what to do about it.
 #[derive(Debug, clap::Args)]
@@ -174,6 +174,11 @@ fn daemon(place: &Place) -> Vec<Check> {
         }
         Err(why) => Check::new("daemon", State::Broken, why.why(), why.what_to_do()),
     });
+    let groups = connection
+        .status()
+        .map(|status| status.groups)
+        .unwrap_or_default();
+    checks.extend(groups.iter().filter_map(huge_pages));
     checks.push(match round_trip(&mut connection) {
         Ok(time) => {
             let detail = format!("{:.0} µs, median of 50 pings", time.as_secs_f64() * 1e6);
@@ -258,6 +263,30 @@ fn barrier() -> Check {
             "the kernel has no membarrier (Linux 4.14 and later have it)",
             "",
         )
+    }
+}
+
+/// How much of a group's pool lies in huge pages.
+fn huge_pages(group: &GroupInfo) -> Option<Check> {
+    const COMPACT: &str = "memory is in too small pieces, or the daemon has not come to it yet: echo 1 > /proc/sys/vm/compact_memory on the host, then start the daemon anew";
+    let checked = |detail: String, remedy: &str| Some(Check::new("huge pages", State::Ok, detail, remedy));
+    match group.huge {
+        _ if group.pool_bytes == 0 => None,
+        None => Some(Check::new(
+            "huge pages",
+            State::Absent,
+            format!("the pool of group {} lies in ordinary pages", group.name),
+            "where programs go through much of it at random: `vshmem serve --hugepages`, or hugepages = true for the group",
+        )),
+        Some(HugeBytes { huge, ordinary }) => checked(
+            format!(
+                "of the pool of group {} {} MiB lie in huge pages, {} MiB in ordinary ones",
+                group.name,
+                huge >> 20,
+                ordinary >> 20
+            ),
+            if ordinary > 0 { COMPACT } else { "" },
+        ),
     }
 }
 

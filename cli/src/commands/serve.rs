@@ -17,7 +17,8 @@ on meanwhile.
 Examples:
   vshmem serve &
   vshmem serve --config /etc/vshmem.toml
-  vshmem serve --runtime-dir /tmp/mine --pool 256M")]
+  vshmem serve --runtime-dir /tmp/mine --pool 256M
+  vshmem serve --pool 8G --hugepages --numa-node 0")]
 pub(crate) struct Serve {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
@@ -28,6 +29,13 @@ pub(crate) struct Serve {
     /// Size of the pool [default: as the configuration says, else 1G]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pool: Option<u64>,
+    /// Have the pool lie in huge pages, as far as the kernel has any: fewer misses in the processor's caches of page tables; a set or a segment takes 2 MiB where it
+    /// is the first in them
+    #[arg(long)]
+    hugepages: bool,
+    /// NUMA node of the host that the pool's memory comes from [default: whichever touches it first]
+    #[arg(long, value_name = "N")]
+    numa_node: Option<u32>,
     /// Where constructs lie: in one pool, which guests can join; in a sealed memory file each, for this kernel's processes only; or in pages
     /// that are granted to guests one construct at a time
     #[arg(long, value_name = "KIND")]
@@ -51,6 +59,8 @@ pub(crate) fn run(options: &Serve) -> Outcome {
         config: options.config.clone(),
         runtime_dir: options.runtime_dir.clone(),
         pool: options.pool,
+        hugepages: options.hugepages,
+        numa_node: options.numa_node,
         memory: options.group_memory.map(|memory| match memory {
             GroupMemory::Pool => Memory::Pool,
             GroupMemory::Memfd => Memory::Memfd,

@@ -5,13 +5,13 @@ use crate::place::Place;
 use crate::table::{self, Head};
 use crate::text::human_size;
 use crate::trouble::Outcome;
-use vshmem_wire::Status;
+use vshmem_wire::{HugeBytes, Status};
 
 /// Shows the back-end, its domains and its groups.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 With --json: {\"version\", \"pid\", \"restarts\", \"uptime\", \"group\", \"domain\", \"pool\": {\"bytes\", \"used\", \"quarantine\"},
-\"groups\": [{\"name\", \"pool_bytes\", \"used\"}], \"domains\": [{\"number\", \"name\", \"port\", \"up\", \"clients\"}]};
+\"groups\": [{\"name\", \"pool_bytes\", \"used\", \"huge\": null or {\"huge\", \"ordinary\"}}], \"domains\": [{\"number\", \"name\", \"port\", \"up\", \"clients\"}]};
 \"group\" and \"pool\" are of the first group, \"domain\" is the caller's own, uptime is in seconds.")]
 pub(crate) struct StatusOptions {
     #[command(flatten)]
@@ -32,7 +32,7 @@ fn json(status: &Status, own: &str) -> serde_json::Value {
         })
         .collect();
     let groups = status.groups.iter().map(
-        |group| serde_json::json!({"name": group.name, "pool_bytes": group.pool_bytes, "used": group.used}),
+        |group| serde_json::json!({"name": group.name, "pool_bytes": group.pool_bytes, "used": group.used, "huge": group.huge}),
     );
     let groups: Vec<_> = groups.collect();
     let first = status.groups.first();
@@ -68,7 +68,12 @@ pub(crate) fn run(options: &StatusOptions) -> Outcome {
                 "group {}: memory for each construct by itself, {used} used",
                 group.name
             ),
-            bytes => println!("group {}: pool of {}, {used} used", group.name, human_size(bytes)),
+            bytes => println!(
+                "group {}: pool of {}, {used} used{}",
+                group.name,
+                human_size(bytes),
+                in_huge_pages(group.huge)
+            ),
         }
     }
     println!("{} in quarantine", human_size(status.quarantine));
@@ -96,6 +101,19 @@ pub(crate) fn run(options: &StatusOptions) -> Outcome {
         .collect();
     print!("{}", table::render(&heads, &rows, false));
     Ok(0)
+}
+
+/// How much of a pool lies in huge pages, where that was asked for.
+fn in_huge_pages(found: Option<HugeBytes>) -> String {
+    let tell = |HugeBytes { huge, ordinary }| match ordinary {
+        0 => format!(", {} in huge pages", human_size(huge)),
+        _ => format!(
+            ", {} in huge pages and {} in blocks for which there are none yet",
+            human_size(huge),
+            human_size(ordinary)
+        ),
+    };
+    found.map_or_else(String::new, tell)
 }
 
 /// Seconds as `3 d 4 h`, `5 min` or `6 s`.

@@ -81,7 +81,7 @@ struct Run {
     /// Kernel to boot, with its modules in /lib/modules [default: one in the cache or in /boot, else fetched from the distribution's archive into the cache]
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
-    /// Guest memory from huge pages; the pool is of ordinary ones
+    /// Guest memory from huge pages that were set aside, and its groups' pools in such as the kernel makes, from now on
     #[arg(long)]
     hugepages: bool,
     /// NUMA node of the host for guest memory and pool
@@ -256,6 +256,9 @@ fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Vec<OwnedFd>, Vec<
     };
     let what = format!("domain {}", options.domain);
     let mut connection = Connection::open_as(&place, None).map_err(|trouble| trouble.with_status(OURS))?;
+    if options.hugepages {
+        pools_into_huge_pages(&mut connection, &options.domain);
+    }
     let bells = vshmem_port_select::boot(port).map_or(0, |boot| boot.bells());
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..=bells {
@@ -291,6 +294,14 @@ fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Vec<OwnedFd>, Vec<
         }
         Ok((other, _)) => Err(Trouble::new(what, format!("unexpected answer {other:?}")).with_status(OURS)),
         Err(failure) => Err(Trouble::new(what, reason(&failure)).with_status(OURS)),
+    }
+}
+
+/// Asks for it. Where it cannot be had the guest comes up all the same.
+fn pools_into_huge_pages(connection: &mut Connection, domain: &str) {
+    let domain = domain.to_owned();
+    if let Err(failure) = connection.ask(&Request::UseHugePages { domain }) {
+        tracing::warn!("pools stay in ordinary pages: {}", reason(&failure));
     }
 }
 

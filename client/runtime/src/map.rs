@@ -26,14 +26,14 @@ pub(crate) fn reserve(bytes: usize) -> Result<*mut u8> {
     Ok(at?.cast())
 }
 
-/// The same, at a multiple of `alignment`, a power of two of whole pages.
-pub(crate) fn reserve_aligned(bytes: usize, alignment: usize) -> Result<*mut u8> {
+/// The same, `over` bytes above a multiple of `alignment`, a power of two of whole pages.
+pub(crate) fn reserve_aligned(bytes: usize, alignment: usize, over: usize) -> Result<*mut u8> {
     if alignment <= PAGE as usize {
         return reserve(bytes);
     }
     let whole = bytes.checked_add(alignment).ok_or(Errno::ENOMEM)?;
     let from = reserve(whole)?;
-    let before = (from as usize).wrapping_neg() & (alignment - 1);
+    let before = over.wrapping_sub(from as usize) & (alignment - 1);
     let at = from.wrapping_add(before);
     let after = whole - before - bytes;
     // SAFETY: parts of our own reservation, which nobody knows of.

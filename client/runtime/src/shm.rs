@@ -250,6 +250,22 @@ pub(crate) fn needed(memory: Memory, segsz: u64) -> Result<(Memory, usize)> {
     Ok((Memory { extents, ..memory }, bytes))
 }
 
+/// Bytes of the huge pages that a pool may lie in.
+const HUGE: usize = 2 << 20;
+
+/// Address space for a segment, where the kernel could reach its memory by huge pages if it lies in such: it does that where addresses lie in them as places in the file do.
+fn anywhere(memory: &Memory, bytes: usize, page: usize) -> Result<*mut u8> {
+    let first = memory
+        .extents
+        .first()
+        .map_or(0, |extent| extent.offset as usize % HUGE);
+    if memory.window == Window::Direct && page < HUGE && bytes >= HUGE {
+        // There may be room for the segment and none for finding such an address.
+        return map::reserve_aligned(bytes, HUGE, first).or_else(|_| map::reserve(bytes));
+    }
+    map::reserve_aligned(bytes, page, 0)
+}
+
 /// Maps a segment; gives where and how many bytes.
 ///
 /// # Safety
@@ -264,7 +280,7 @@ unsafe fn map_segment(
     let bytes = pages_of(memory, segsz)?;
     let page = page(memory)?;
     let at = match place {
-        Place::Anywhere => map::reserve_aligned(bytes, page)?,
+        Place::Anywhere => anywhere(memory, bytes, page)?,
         Place::Free(at) | Place::Over(at) if !(at as usize).is_multiple_of(page) => {
             return Err(Errno::EINVAL);
         }

@@ -34,6 +34,6 @@ pub use stream::{Down, Up};
 pub use types::*;
 
 /// Version of the messages. Peers of different versions refuse each other with a clear message.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 /// Largest message on a client's socket, in bytes.
 pub const MAX_MESSAGE: usize = 160 * 1024;

@@ -320,6 +320,11 @@ pub enum Request {
     Status,
     /// Nothing: measures a round trip.
     Ping,
+    /// Has the pools of a domain's groups lie in huge pages from now on. For root and the daemon's own user.
+    UseHugePages {
+        /// Domain name.
+        domain: String,
+    },
 }
 
 /// Operations done on behalf of callers who may not map.

@@ -375,6 +375,17 @@ pub struct GroupInfo {
     pub pool_bytes: u64,
     /// Bytes that its constructs take.
     pub used: u64,
+    /// Where its pool is to lie in huge pages: how much does.
+    pub huge: Option<HugeBytes>,
+}
+
+/// How much of the memory in use lies in huge pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HugeBytes {
+    /// Bytes in huge pages.
+    pub huge: u64,
+    /// Bytes in ordinary ones, since the kernel had no huge page for them, or has not come to it yet.
+    pub ordinary: u64,
 }
 
 /// What the back-end says of itself.

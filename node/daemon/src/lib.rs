@@ -47,6 +47,10 @@ pub struct ServeOptions {
     pub pool: Option<u64>,
     /// Where constructs lie, over what the file says.
     pub memory: Option<Memory>,
+    /// The first group's pool is to lie in huge pages, whatever the file says.
+    pub hugepages: bool,
+    /// The NUMA node that its memory is to come from, over what the file says.
+    pub numa_node: Option<u32>,
 }
 
 /// What `vshmem join` is told.
@@ -110,6 +114,10 @@ pub fn serve(options: ServeOptions) -> anyhow::Result<()> {
     if let Some(pool) = options.pool {
         config.set_pool(pool)?;
     }
+    let mut place = config.places.remove(&0).unwrap_or_default();
+    place.hugepages |= options.hugepages;
+    place.numa_node = options.numa_node.or(place.numa_node);
+    config.place_first(place)?;
     config.huge = vshmem_port_select::huge_page_sizes();
     config.draw_identities().context("drawing random numbers")?;
     start_logging(&config.log);

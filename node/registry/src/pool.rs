@@ -1,12 +1,23 @@
 //! Which pages of the group's memory are free.
 //!
-//! Best fit over a map of free runs, neighbours merged; the lowest of equals, so that the same commands always give the same places. Not for zeroing: memory
-//! comes back here only together with an [`crate::Effect::Release`], which zeroes it before anything that is told later.
+//! Best fit over a map of free runs, neighbours merged; the lowest of equals, so that the same commands always give the same places. What is as large as a huge
+//! page begins where one does, if there is such a place, so that it can be reached by as few. Not for zeroing: memory comes back here only together with an [`crate::Effect::Release`], which zeroes it before anything that is told later.
 
 use crate::{PAGE, RESERVED, Store};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use vshmem_wire::Extent;
+
+/// Bytes of a huge page.
+const HUGE: u64 = 2 << 20;
+/// So many runs are looked at for one in which something fits at a multiple of [`HUGE`]; one that is longer by as much always has such a place.
+const LOOKS: usize = 64;
+
+/// Where in a run something of `bytes` bytes fits at a multiple of [`HUGE`].
+fn aligned((run, offset): (u64, u64), bytes: u64) -> Option<u64> {
+    let at = offset.checked_next_multiple_of(HUGE)?;
+    (at - offset <= run.checked_sub(bytes)?).then_some(at)
+}
 
 /// The allocator of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,22 +70,43 @@ impl Pool {
         let mut taken = Vec::new();
         let mut left = bytes;
         while left > 0 {
-            // The smallest run that holds all that is left, else the largest there is.
-            let fit = self.sizes.range((left, 0)..).next().or_else(|| self.sizes.last());
-            let Some(&(run, offset)) = fit.filter(|_| taken.len() < pieces) else {
+            let Some((run, offset, at)) = self.fit(left).filter(|_| taken.len() < pieces) else {
                 self.give_back(&taken);
                 return None;
             };
-            let piece = run.min(left);
+            let (end, piece) = (offset + run, (offset + run - at).min(left));
             self.remove(offset, run);
-            if run > piece {
-                self.add(offset + piece, run - piece);
+            if at > offset {
+                self.add(offset, at - offset);
             }
-            taken.push(Extent { offset, bytes: piece });
+            if end > at + piece {
+                self.add(at + piece, end - at - piece);
+            }
+            taken.push(Extent {
+                offset: at,
+                bytes: piece,
+            });
             left -= piece;
             self.used += piece;
         }
         Some(taken)
+    }
+
+    /// The smallest run that holds so much, else the largest there is: its bytes, where it begins, and where in it the piece is to begin.
+    fn fit(&self, bytes: u64) -> Option<(u64, u64, u64)> {
+        let large = || self.sizes.range((bytes, 0)..);
+        if bytes >= HUGE {
+            let long_enough = self.sizes.range((bytes.saturating_add(HUGE), 0)..).take(1);
+            let found = large()
+                .take(LOOKS)
+                .chain(long_enough)
+                .find_map(|&run| Some((run, aligned(run, bytes)?)));
+            if let Some(((run, offset), at)) = found {
+                return Some((run, offset, at));
+            }
+        }
+        let &(run, offset) = large().next().or_else(|| self.sizes.last())?;
+        Some((run, offset, offset))
     }
 
     /// Gives extents back.
@@ -186,6 +218,28 @@ mod tests {
         assert_eq!(pool.take(0, 2 * PAGE, 2).unwrap().len(), 2);
         assert_eq!(pool.take(0, 3 * PAGE, 9), None);
         assert_eq!(pool.used(), 6 * PAGE);
+    }
+
+    #[test]
+    fn what_is_as_large_as_a_huge_page_begins_where_one_does_if_it_can() {
+        let mut pool = Pool::new(Store::Pool { bytes: 4 * HUGE });
+        let large = pool.take(0, HUGE + PAGE, 1).unwrap();
+        assert_eq!(large[0].offset, HUGE);
+        // The smallest run that holds it is the one before.
+        let small = pool.take(0, PAGE, 1).unwrap();
+        assert_eq!(small[0].offset, RESERVED);
+        assert_eq!(pool.take(0, HUGE, 1).unwrap()[0].offset, 3 * HUGE);
+        pool.give_back(&small);
+        let rest = HUGE - PAGE;
+        let all: Vec<_> = [rest, rest].map(|bytes| pool.take(0, bytes, 1).unwrap()).concat();
+        assert_eq!(pool.take(0, PAGE, 1), None);
+        pool.give_back(&all);
+        pool.give_back(&large);
+        // One run from the first page to the last huge page: aligned there is no room for so much.
+        let most = pool.take(0, 3 * HUGE - PAGE, 1).unwrap();
+        assert_eq!(most[0].offset, RESERVED);
+        pool.give_back(&most);
+        assert_eq!(pool.take(0, 2 * HUGE, 1).unwrap()[0].offset, HUGE);
     }
 
     #[test]

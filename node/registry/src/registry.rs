@@ -296,6 +296,7 @@ impl Registry {
             | Request::ForkPrepare
             | Request::AttachDomain { .. }
             | Request::OpenDomain { .. }
+            | Request::UseHugePages { .. }
             | Request::Status
             | Request::Ping => Err(Failure::because(
                 ENOSYS,
@@ -398,6 +399,14 @@ impl Registry {
                 up: d.up,
                 clients: d.clients,
             })
+            .collect()
+    }
+
+    /// The extents of all that lies in a group's pool.
+    pub fn extents_in_use(&self, group: u16) -> Vec<Extent> {
+        let ours = |construct: &&Construct| construct.group == group && construct.huge == 0;
+        let all = self.constructs.values().filter(ours);
+        all.flat_map(|construct| construct.extents.iter().copied())
             .collect()
     }
 

@@ -73,6 +73,10 @@ pub trait GuestPort: Send {
     fn pulled(&self) -> Option<Pulled> {
         None
     }
+    /// What stands in the paths of mappings of this domain's memory, in `/proc/PID/maps`, and in no others'. Nothing where other mappings of this kernel look the same.
+    fn mapped(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// A pool as this domain reaches it, for a client, open for writing or not, and how to map it: the one at this place among those that were told. Before any
     /// was told, 0 is the only one there is.
     fn window(&self, pool: usize, writable: bool) -> anyhow::Result<(OwnedFd, Window)>;

@@ -33,6 +33,15 @@ pub enum Reach {
     },
 }
 
+/// How much of the memory that is in use lies in huge pages, by blocks as large as such a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HugePages {
+    /// Bytes in huge pages.
+    pub huge: u64,
+    /// Bytes for which there was none.
+    pub ordinary: u64,
+}
+
 /// Bytes of a page, everywhere.
 pub const PAGE: u64 = 4096;
 
@@ -95,6 +104,19 @@ pub trait Store: Send {
         let (descriptor, window) = self.descriptor(serial, memory.writable)?;
         memory.window = window;
         Ok(descriptor)
+    }
+    /// From now on memory lies in huge pages, as far as there are any; what is in use already, `in_use`, too. Said again to whoever has taken over from a former
+    /// life, before anything else is done.
+    ///
+    /// # Errors
+    /// If it cannot: why, and what to do.
+    fn use_huge_pages(&mut self, _in_use: &[Extent]) -> io::Result<()> {
+        let why = "this group's memory is no pool: huge pages are for pools";
+        Err(io::Error::new(io::ErrorKind::Unsupported, why))
+    }
+    /// How much lies in huge pages. None where they were not asked for.
+    fn huge_pages(&self) -> Option<HugePages> {
+        None
     }
     /// A second has passed: time for what can be done ahead of use, or was waited for. Must be short.
     fn second(&mut self) {}

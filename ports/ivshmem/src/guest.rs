@@ -109,6 +109,11 @@ fn pick<'a>(
     }
 }
 
+/// What stands in the paths of mappings of a device's memory.
+fn mapped(device: &Device) -> String {
+    format!("{}/resource2", device.address)
+}
+
 impl GuestPort for IvshmemGuest {
     fn name(&self) -> &'static str {
         "ivshmem"
@@ -145,8 +150,16 @@ impl GuestPort for IvshmemGuest {
                  qemu-monitor --domain NAME` prints how), then join again, unless `vshmem join --wait` does it by itself",
                 device.address
             ),
-            mapped: format!("{}/resource2", device.address),
+            mapped: mapped(device),
         })
+    }
+
+    fn mapped(&self) -> Vec<String> {
+        if self.chosen.is_empty() {
+            // A former life may have handed any of them out.
+            return self.devices().unwrap_or_default().iter().map(mapped).collect();
+        }
+        self.chosen.iter().map(mapped).collect()
     }
 
     fn window(&self, pool: usize, writable: bool) -> anyhow::Result<(OwnedFd, Window)> {

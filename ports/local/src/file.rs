@@ -56,6 +56,22 @@ pub(crate) fn punch(file: BorrowedFd<'_>, extent: Extent) -> io::Result<()> {
     Ok(rustix::fs::fallocate(file, flags, extent.offset, extent.bytes)?)
 }
 
+/// Zeroes the extent by storing: its pages stay.
+pub(crate) fn zero(file: BorrowedFd<'_>, extent: Extent) -> io::Result<()> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let (mut at, end) = (extent.offset, extent.offset + extent.bytes);
+    while at < end {
+        let most = (end - at).min(ZEROS.len() as u64) as usize;
+        match rustix::io::pwrite(file, &ZEROS[..most], at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => at += written as u64,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Takes memory for the extent now, so that touching it later cannot fail.
 pub(crate) fn fill(file: BorrowedFd<'_>, extent: Extent) -> io::Result<()> {
     Ok(rustix::fs::fallocate(

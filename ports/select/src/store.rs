@@ -8,12 +8,16 @@ use vshmem_port_xen::holder::GrantStore;
 
 pub use vshmem_port_xen::holder::Ahead;
 
-/// One sparse file of `bytes` bytes for all constructs of a group, which guests can be shown whole.
+/// One sparse file of `bytes` bytes for all constructs of a group, which guests can be shown whole; with memory of a NUMA node, or of any.
 ///
 /// # Errors
-/// If it cannot be made.
-pub fn pool_store(bytes: u64) -> io::Result<Box<dyn Store>> {
-    Ok(Box::new(PoolStore::new(bytes)?))
+/// If it cannot be made, and if there is no such node.
+pub fn pool_store(bytes: u64, node: Option<u32>) -> io::Result<Box<dyn Store>> {
+    let pool = PoolStore::new(bytes)?;
+    if let Some(node) = node {
+        pool.bind(node)?;
+    }
+    Ok(Box::new(pool))
 }
 
 /// Pages of this machine that are granted to other machines one construct at a time: `bytes` bytes at most, or with a former life's `record` what it had.

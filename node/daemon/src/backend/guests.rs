@@ -43,6 +43,7 @@ fn is_not_for_guests(request: &Request) -> bool {
         request,
         Request::AttachDomain { .. }
             | Request::OpenDomain { .. }
+            | Request::UseHugePages { .. }
             | Request::ForkPrepare
             | Request::Hello { .. }
     )

@@ -13,6 +13,7 @@
 //! | [`machines`] | sockets for machines that somebody else starts |
 //! | [`effects`] | what the registry wants done to construct memory |
 //! | [`stat`], [`behalf`] | reading and operating on sets and queues |
+//! | [`placement`] | pools in huge pages |
 //! | [`stores`] | where the memory of which group is |
 //! | [`memory`], [`world`] | how the back-end itself reaches them |
 
@@ -24,6 +25,7 @@ mod listing;
 mod machines;
 mod memory;
 mod neighbours;
+mod placement;
 mod requests;
 mod resident;
 mod start;

@@ -12,7 +12,8 @@ use vshmem_registry::{Command, Done, OUT_OF_REACH};
 use vshmem_wire::request::Welcome;
 use vshmem_wire::stream::Connected;
 use vshmem_wire::{
-    Credentials, Extent, Failure, Grants, GroupInfo, Memory, Reply, Request, Status, VERSION, Verdict, Window,
+    Credentials, Extent, Failure, Grants, GroupInfo, HugeBytes, Memory, Reply, Request, Status, VERSION,
+    Verdict, Window,
 };
 
 /// A descriptor that goes with a reply: of which construct, and whether for writing.
@@ -242,6 +243,7 @@ impl Backend {
                 }
             }
             Request::OpenDomain { name, port } => (self.open_domain(client, &name, &port), Vec::new()),
+            Request::UseHugePages { domain } => (self.put_into_huge_pages(client, &domain), Vec::new()),
             body => {
                 let (verdict, memory) = self.request(client, seq, body);
                 let (given, descriptors) = self.with_descriptor(client, verdict, memory);
@@ -480,6 +482,10 @@ impl Backend {
             name: name.to_owned(),
             pool_bytes: self.registry.pool_bytes(number),
             used: self.registry.bytes_used_by(number),
+            huge: self.stores.of(number).huge_pages().map(|pages| HugeBytes {
+                huge: pages.huge,
+                ordinary: pages.ordinary,
+            }),
         });
         Status {
             version: env!("CARGO_PKG_VERSION").into(),

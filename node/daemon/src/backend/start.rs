@@ -148,12 +148,7 @@ impl Backend {
         }
         .context("making the time page")?;
         let stores = Stores::open(&config, &mut kept)?;
-        let Past {
-            registry,
-            journal,
-            again,
-            commands,
-        } = recall(&config, kept.remove(LOG))?;
+        let past = recall(&config, kept.remove(LOG))?;
         let mut backend = Backend {
             reactor: Reactor::new().context("epoll")?,
             clients: Clients::new(config.connections_per_user),
@@ -163,15 +158,15 @@ impl Backend {
             machines: Machines::default(),
             direct: None,
             former_direct: crate::doors::former(&mut kept),
-            registry,
+            registry: past.registry,
             pools: map_pools(&stores)?,
             stores,
             mappings: Mappings::default(),
             later: Vec::new(),
-            snapshot_bytes: journal.bytes(),
-            commands,
+            snapshot_bytes: past.journal.bytes(),
+            commands: past.commands,
             gap: false,
-            journal,
+            journal: past.journal,
             keeper,
             time,
             clock: Seconds::new().context("making the clock")?,
@@ -192,6 +187,7 @@ impl Backend {
             alone_since: None,
             config,
         };
+        backend.use_huge_pages_from_the_start()?;
         backend.write_time_page(pages::now());
         backend.keeper.keep(LOG, backend.journal.file());
         // A former life had the keeper hold what there was then.
@@ -201,7 +197,7 @@ impl Backend {
         }
         backend.watch_all(&mut kept)?;
         if restarts > 0 {
-            backend.resume(kept, again);
+            backend.resume(kept, past.again);
         }
         Ok(backend)
     }
@@ -244,15 +240,20 @@ impl Backend {
         let names: Vec<String> = std::iter::once(HOST.to_owned())
             .chain(self.config.local_domains().map(str::to_owned))
             .collect();
-        for name in names {
-            let main = name == HOST;
-            let path = sockets::path(&self.config.runtime_dir, (!main).then_some(name.as_str()));
-            let kept_as = format!("{DOOR}{name}");
-            let fd = match kept.remove(&kept_as) {
+        let mut doors = BTreeMap::new();
+        // The host's comes first among the domains, and its socket last: whoever finds that finds the others.
+        for name in names.iter().rev() {
+            let path = sockets::path(&self.config.runtime_dir, (name != HOST).then_some(name.as_str()));
+            let fd = match kept.remove(&format!("{DOOR}{name}")) {
                 Some(fd) => fd,
                 None => sockets::listen(&path, &self.config.socket)?,
             };
-            self.keeper.keep(kept_as, fd.as_fd());
+            self.keeper.keep(format!("{DOOR}{name}"), fd.as_fd());
+            doors.insert(name.clone(), fd);
+        }
+        for name in names {
+            let main = name == HOST;
+            let fd = doors.remove(&name).context("a domain that is named twice")?;
             let command = Command::DomainUp {
                 name: name.clone(),
                 port: LOCAL.into(),

@@ -19,7 +19,7 @@ use vshmem_wire::{Extent, Kind};
 pub(super) type Home = (u16, u8);
 
 /// Before the names of what a store has the keeper hold.
-fn prefix((group, huge): Home) -> String {
+pub(super) fn prefix((group, huge): Home) -> String {
     match huge {
         0 => format!("memory/{group}/"),
         huge => format!("huge/{huge}/"),
@@ -50,6 +50,7 @@ impl Stores {
     pub(super) fn open(config: &Config, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<Self> {
         let granted = config.group.memory == Memory::Grants;
         let ahead = config.grants.ahead();
+        let places = &config.places;
         let config = config.registry_group();
         let mut stores = Stores {
             groups: Vec::new(),
@@ -66,8 +67,11 @@ impl Stores {
                     vshmem_port_select::grant_store(bytes, ahead, record)
                         .with_context(|| format!("memory of group {name} in grants"))?
                 }
-                Shape::Pool { bytes } => vshmem_port_select::pool_store(bytes)
-                    .with_context(|| format!("making the pool of group {name}"))?,
+                Shape::Pool { bytes } => {
+                    let node = places.get(&group).and_then(|place| place.numa_node);
+                    vshmem_port_select::pool_store(bytes, node)
+                        .with_context(|| format!("making the pool of group {name}"))?
+                }
                 Shape::PerConstruct => vshmem_port_select::file_store(),
             });
             stores.adopt((group, 0), kept)?;

@@ -157,6 +157,13 @@ impl Clients {
             .map(|(&client, p)| (client, p.pid, p.start, p.execed))
     }
 
+    /// Kills the processes of all clients; gives their number. One whose program was replaced has nothing of ours any more and stays.
+    pub(crate) fn kill_all(&self) -> usize {
+        let ours = self.processes.values().filter(|p| !p.execed);
+        ours.filter(|p| rustix::process::pidfd_send_signal(&p.pidfd, rustix::process::Signal::KILL).is_ok())
+            .count()
+    }
+
     /// The user at the other end of a client's connection.
     pub(crate) fn uid(&self, client: u32) -> Option<u32> {
         let link = self.processes.get(&client)?.link?;

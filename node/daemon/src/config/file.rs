@@ -2,7 +2,7 @@
 
 use super::groups::{self, DomainGroups, First, GroupTable};
 use super::size::Size;
-use super::{Config, Domain, Memory};
+use super::{Config, Domain, Memory, PoolPlace};
 use anyhow::{Context, anyhow, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -153,6 +153,9 @@ struct Group {
     name: Option<String>,
     memory: Option<MemoryWord>,
     pool: Option<Size>,
+    #[serde(default)]
+    hugepages: bool,
+    numa_node: Option<u32>,
     uids: Option<UidsWord>,
     closed: Option<bool>,
     quota: Option<QuotaTable>,
@@ -265,7 +268,10 @@ impl File {
         if let Some(machines) = self.machines {
             machines.over(&mut config.machines)?;
         }
+        let mut place = PoolPlace::default();
         if let Some(group) = self.group {
+            place.hugepages = group.hugepages;
+            place.numa_node = group.numa_node;
             group.over(&mut config.group)?;
         }
         if let Some(grants) = &self.grants {
@@ -293,7 +299,9 @@ impl File {
             name: &config.group.name,
             pooled: config.group.memory == Memory::Pool,
         };
+        config.places = groups::places(text, &self.groups)?;
         (config.more, config.memberships) = groups::resolve(text, first, self.groups, &of_domains)?;
+        config.place_first(place).context("group")?;
         Ok(config)
     }
 }

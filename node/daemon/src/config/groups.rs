@@ -2,6 +2,7 @@
 //!
 //! Not for the first group's memory and limits: see [`super::file`]. Mistakes are named by line and field.
 
+use super::PoolPlace;
 use super::file::{MemoryWord, UidsWord, check_pool};
 use super::size::Size;
 use anyhow::{anyhow, bail, ensure};
@@ -22,6 +23,10 @@ pub(super) struct GroupTable {
     memory: Option<Spanned<MemoryWord>>,
     #[serde(default)]
     pool: Option<Spanned<Size>>,
+    #[serde(default)]
+    hugepages: Option<Spanned<bool>>,
+    #[serde(default)]
+    numa_node: Option<Spanned<u32>>,
     #[serde(default)]
     uids: Option<UidsWord>,
     #[serde(default)]
@@ -97,6 +102,34 @@ fn store(text: &Text<'_>, table: &GroupTable) -> anyhow::Result<Store> {
             Ok(Store::Pool { bytes })
         }
     }
+}
+
+/// Where the pools of further groups lie, by the groups' numbers.
+pub(super) fn places(text: &str, tables: &[GroupTable]) -> anyhow::Result<BTreeMap<u16, PoolPlace>> {
+    let text = Text(text);
+    let mut places = BTreeMap::new();
+    for (number, table) in (1..).zip(tables) {
+        let place = PoolPlace {
+            hugepages: table.hugepages.as_ref().is_some_and(|word| *word.get_ref()),
+            numa_node: table.numa_node.as_ref().map(|word| *word.get_ref()),
+        };
+        if place == PoolPlace::default() {
+            continue;
+        }
+        if store(&text, table)? == Store::PerConstruct {
+            let why = format!(
+                "{:?} has no pool that could lie anywhere: give it one, pool = \"256M\"",
+                table.name.get_ref()
+            );
+            return Err(match (&table.hugepages, &table.numa_node) {
+                (Some(word), _) if place.hugepages => text.wrong(word, format!("groups.hugepages: {why}")),
+                (_, Some(word)) => text.wrong(word, format!("groups.numa_node: {why}")),
+                _ => anyhow!(why),
+            });
+        }
+        places.insert(number, place);
+    }
+    Ok(places)
 }
 
 /// The further groups, and the domains that are not just in the first one.

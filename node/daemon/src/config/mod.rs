@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) group: Group,
     /// Further groups.
     pub(crate) more: Vec<MoreGroup>,
+    /// Where pools lie, by their groups' numbers; those that are not there lie anywhere, in ordinary pages.
+    pub(crate) places: BTreeMap<u16, PoolPlace>,
     /// Domains that are not just in the first group, by name.
     pub(crate) memberships: BTreeMap<String, Membership>,
     /// Domains that the file mentions, by name.
@@ -47,6 +49,15 @@ pub(crate) struct Config {
     pub(crate) grants: Grants,
     /// Sizes of the kernel's huge pages, as powers of two, the default first: read once for all daemons that a keeper starts.
     pub(crate) huge: Vec<u8>,
+}
+
+/// Where a pool lies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PoolPlace {
+    /// In huge pages, as far as there are any.
+    pub(crate) hugepages: bool,
+    /// In memory of this NUMA node of the host.
+    pub(crate) numa_node: Option<u32>,
 }
 
 /// What machines that somebody else starts are given.
@@ -156,6 +167,7 @@ impl Config {
                 closed: false,
             },
             more: Vec::new(),
+            places: BTreeMap::new(),
             memberships: BTreeMap::new(),
             domains: BTreeMap::new(),
             machines: Machines {
@@ -204,6 +216,19 @@ impl Config {
         );
         file::check_pool(bytes).map_err(|why| anyhow!("--pool {why}"))?;
         self.group.pool = bytes;
+        Ok(())
+    }
+
+    /// Where the first group's pool is to lie.
+    pub(crate) fn place_first(&mut self, place: PoolPlace) -> anyhow::Result<()> {
+        if place == PoolPlace::default() {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            self.group.memory == Memory::Pool,
+            "huge pages and a NUMA node are for a pool, and the group's memory is of another kind: use memory = \"pool\" (--group-memory pool)"
+        );
+        self.places.insert(0, place);
         Ok(())
     }
 

@@ -87,6 +87,29 @@ fn what_does_not_fit_together_is_refused() {
 }
 
 #[test]
+fn pools_are_placed_where_the_file_says() {
+    let text = "[group]\nhugepages = true\n[[groups]]\nname = \"x\"\npool = \"64M\"\nnuma_node = 1\n[[groups]]\nname = \"y\"\n";
+    let place = |hugepages, numa_node| PoolPlace { hugepages, numa_node };
+    let expected = BTreeMap::from([(0, place(true, None)), (1, place(false, Some(1)))]);
+    assert_eq!(read(text).unwrap().places, expected);
+    let said = complaint("[group]\nmemory = \"memfd\"\nhugepages = true\n");
+    assert!(
+        said.contains("for a pool") && said.contains("--group-memory"),
+        "{said}"
+    );
+    let said = complaint("[[groups]]\nname = \"y\"\nhugepages = true\n");
+    assert!(
+        said.contains("line 3") && said.contains("groups.hugepages"),
+        "{said}"
+    );
+    let said = complaint("[[groups]]\nname = \"y\"\nnuma_node = 0\n");
+    assert!(
+        said.contains("line 3") && said.contains("groups.numa_node"),
+        "{said}"
+    );
+}
+
+#[test]
 fn sizes() {
     assert_eq!(parse_size("4096"), Ok(4096));
     assert_eq!(parse_size("64K"), Ok(65_536));

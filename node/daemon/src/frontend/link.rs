@@ -132,7 +132,7 @@ impl Frontend {
                 }
                 self.welcomed(domain, &pools);
             }
-            Down::Refused { why } => self.end = Some(Err(format!("the back-end refuses: {why}"))),
+            Down::Refused { why } => self.refused(&why),
             Down::Connected { tag, outcome } => {
                 // While a hello is under way this is the answer to a Connect before it, and that hello, which does not name the client, ends it: asked
                 // again after the welcome.
@@ -172,6 +172,17 @@ impl Frontend {
             }
             of_neighbours => self.on_neighbour(of_neighbours),
         }
+    }
+
+    /// The end. After a welcome, what clients have mapped is others' by now.
+    fn refused(&mut self, why: &str) {
+        let killed = match self.session.map_or(0, |_| self.kill_clients()) {
+            0 => String::new(),
+            some => format!(
+                "; {some} processes here had its memory mapped, which is others' by now, and were killed"
+            ),
+        };
+        self.end = Some(Err(format!("the back-end refuses: {why}{killed}")));
     }
 
     /// What the back-end says of neighbours.

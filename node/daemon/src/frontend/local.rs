@@ -111,7 +111,7 @@ impl Frontend {
                 Ok(Reply::Tickets(tickets))
             }
             Request::ForkPrepare => self.fork_prepare(client, descriptors.pop()),
-            Request::AttachDomain { .. } | Request::OpenDomain { .. } => {
+            Request::AttachDomain { .. } | Request::OpenDomain { .. } | Request::UseHugePages { .. } => {
                 Err(Failure::because(libc::EPERM, "guests are brought in on the host"))
             }
             _ if self.requests.len() >= MOST_UNDER_WAY => Err(Failure::because(

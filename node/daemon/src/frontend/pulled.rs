@@ -1,16 +1,41 @@
-//! Memory that is taken out of the running machine while programs have it mapped.
+//! Memory that is taken out of the running machine while programs have it mapped, and memory that is theirs no more.
 //!
 //! Their mappings then lead nowhere, or, once something is plugged in at the same address, to what is there: no program can go on with them, and none of them can
 //! be taken away from outside. So whoever has mapped the memory is killed, as by a fault on memory that has failed; the back-end hears of these deaths as
 //! of any other and sets the constructs right. Then the front-end ends: what to do is in its last words.
+//!
+//! The same becomes of the programs of a machine that was restored from a snapshot with its memory in place, when its front-end is told that its session is over: they would
+//! go on with constructs that are others' by now.
 
 use super::Frontend;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+/// Between two of such looks: a killed process keeps its mappings for a moment.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 /// Seconds after which a process that does not die is left alone.
 const LONGEST: u32 = 10;
 
+/// How often processes are looked for that were made while others were killed.
+const ROUNDS: usize = 5;
+
 impl Frontend {
+    /// Kills whoever has this domain's memory mapped: clients, their children, programs for which somebody stands in. Gives their number.
+    pub(super) fn kill_clients(&self) -> usize {
+        let clients = self.clients.kill_all();
+        let mut users = 0;
+        for round in 0..ROUNDS {
+            let found: usize = self.port.mapped().iter().map(|mapped| kill_users(mapped)).sum();
+            if round == 0 {
+                users = found;
+            }
+            if found == 0 {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        clients.max(users)
+    }
+
     /// Once a second.
     pub(super) fn look_for_memory(&mut self) {
         let Some(pulled) = self.port.pulled() else {

@@ -4,6 +4,9 @@ use crate::harness::{Client, Daemon, Mapped, inheritable, kill, until};
 use crate::helper::Helper;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
 use vshmem_ipc::sem::SemSet;
 use vshmem_wire::{Failure, Reply, Request, StatBody};
 use vshmem_words::{Ordering, Words};
@@ -408,6 +411,74 @@ fn a_machine_restored_from_a_snapshot_is_told_so_and_refused() {
         "{said:?}"
     );
     assert_eq!(host.ask(Request::Ping), Ok(Reply::Done));
+}
+
+/// A line between a front-end and whatever back-end's stream it is led to, as that of a machine that is stopped and restored elsewhere.
+struct Switch(Arc<Mutex<UnixStream>>);
+
+/// What came within a moment; None at the end.
+fn piece(from: &mut UnixStream) -> Option<Vec<u8>> {
+    let mut piece = [0; 4096];
+    let moment = std::time::Duration::from_millis(10);
+    from.set_read_timeout(Some(moment)).unwrap();
+    match from.read(&mut piece) {
+        Ok(0) => None,
+        Ok(n) => Some(piece[..n].to_vec()),
+        Err(_) => Some(Vec::new()),
+    }
+}
+
+impl Switch {
+    /// Gives the front-end's end, too.
+    fn to(stream: OwnedFd) -> (Switch, OwnedFd) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let target = Arc::new(Mutex::new(UnixStream::from(stream)));
+        let (up, down) = (target.clone(), target.clone());
+        let (mut from, mut to) = (ours.try_clone().unwrap(), ours);
+        std::thread::spawn(move || {
+            while let Some(piece) = piece(&mut from) {
+                let _ = up.lock().unwrap().write_all(&piece);
+            }
+        });
+        std::thread::spawn(move || {
+            loop {
+                let mut now = down.lock().unwrap().try_clone().unwrap();
+                let Some(piece) = piece(&mut now) else { return };
+                if to.write_all(&piece).is_err() {
+                    return;
+                }
+            }
+        });
+        (Switch(target), theirs.into())
+    }
+}
+
+#[test]
+fn programs_of_a_restored_machine_are_killed_and_nobody_elses() {
+    let daemon = Daemon::serve();
+    let mut host = daemon.client();
+    let (stream, pool) = attach(&mut host, "first").unwrap();
+    let (switch, line) = Switch::to(stream);
+    let mut front = join_over(&line, &[&pool], &[]);
+    let segment = host.shm_get(1, 4096).unwrap();
+    let mut inside = Helper::start(&front);
+    let mut beside = Helper::start(&daemon);
+    for helper in [&mut inside, &mut beside] {
+        assert_eq!(helper.say(&format!("attach {segment}")), "done");
+    }
+    assert_eq!(host.nattch(segment), 2);
+    // The machine goes on elsewhere, or later, with the same memory: what it says comes in a session that is not its own.
+    let (stream, _pool) = attach(&mut host, "second").unwrap();
+    let first = std::mem::replace(&mut *switch.0.lock().unwrap(), stream.into());
+    let ended = until("the front-end ends", || front.keeper.try_wait().unwrap());
+    assert!(!ended.success(), "it says why");
+    let ended = until("its program is killed", || inside.child.try_wait().unwrap());
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9));
+    assert_eq!(beside.say("ping"), "done");
+    first.shutdown(std::net::Shutdown::Both).unwrap();
+    until("what the first one had is over", || {
+        (host.nattch(segment) == 1).then_some(())
+    });
 }
 
 #[test]

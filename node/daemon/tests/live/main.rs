@@ -7,6 +7,7 @@
 //! | `death` | clients that die, daemons that are killed, a clean stop |
 //! | `descriptors` | a daemon that can open no further file |
 //! | `pools` | a pool for each of several groups |
+//! | `huge_pages` | pools in huge pages |
 //! | `machines` | sockets for machines that somebody else starts |
 //! | `qemu` | the same, with QEMU at them |
 //! | `greeting` | a front-end whose back-end answers at the wrong moment |
@@ -26,6 +27,7 @@ mod groups;
 mod harness;
 mod hello;
 mod helper;
+mod huge_pages;
 mod machines;
 mod pools;
 mod qemu;
