@@ -1,6 +1,6 @@
 //! The daemon's side of its keeper.
 
-use super::{FromKeeper, KEEPER_FD, ToKeeper};
+use super::{FromKeeper, KEEPER_FD, NAME, ToKeeper};
 use crate::process::socket;
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -33,6 +33,10 @@ pub(crate) fn handover() -> anyhow::Result<Option<Handover>> {
     let Ok(fd) = std::env::var(KEEPER_FD) else {
         return Ok(None);
     };
+    // The kernel has called it after the file by which it was started, `exe`.
+    if let Err(e) = rustix::thread::set_name(NAME) {
+        tracing::debug!("the process keeps its name: {e}");
+    }
     let number: i32 = fd
         .parse()
         .with_context(|| format!("{KEEPER_FD} is not a number: {fd:?}"))?;

@@ -21,12 +21,16 @@ use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::process::{Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// Names the descriptor of the socket to the keeper, in a daemon's environment.
 const KEEPER_FD: &str = "VSHMEM_KEEPER_FD";
+/// What the daemon is called in lists of processes and in /proc/interrupts.
+const NAME: &CStr = c"vshmem-daemon";
 /// So many deaths within [`QUICK`] are too many.
 const MOST_DEATHS: usize = 6;
 /// Open files that the daemon should be allowed: for as many constructs of each kind as Linux has by default, and 16,000 clients.
@@ -180,7 +184,7 @@ impl Keeping {
         // The child inherits this one; nothing else is started meanwhile.
         rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
         let mut child = Command::new("/proc/self/exe")
-            .arg0("vshmem-daemon")
+            .arg0(OsStr::from_bytes(NAME.to_bytes()))
             .env(KEEPER_FD, theirs.as_raw_fd().to_string())
             .spawn()
             .context("starting the daemon")?;

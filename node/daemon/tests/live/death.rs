@@ -165,6 +165,17 @@ fn pair() -> (rustix::fd::OwnedFd, rustix::fd::OwnedFd) {
 }
 
 #[test]
+fn a_daemon_has_its_name_in_every_life() {
+    let daemon = Daemon::serve();
+    for _ in 0..2 {
+        let pid = daemon.client().status().pid;
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        assert_eq!(name, "vshmem-daemon\n");
+        daemon.kill();
+    }
+}
+
+#[test]
 fn a_killed_back_end_comes_back_with_everything() {
     for config in ["", "[group]\nmemory = \"memfd\"\n"] {
         let daemon = Daemon::serve_with(&[], config);
