@@ -10,6 +10,7 @@
 //! | [`micro`] | which rows there are and who plays in them |
 //! | [`party`] | a worker somewhere: here, under `vshmem run`, in a guest |
 //! | [`worker`] | the measured loops |
+//! | `flow` | loops in which many things are under way at once |
 //! | [`stream`] | the bare stream to a guest and back |
 //! | [`scale`] | how operations and daemons fare as constructs, clients, domains and waiters become many |
 //! | [`paper`] | the paper's programs in its programming models, and the peers of today |
@@ -17,6 +18,7 @@
 //! | [`row`] | a result, as JSON and as a table line |
 
 mod daemon;
+mod flow;
 mod guests;
 pub mod interrupt;
 pub mod micro;

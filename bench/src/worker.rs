@@ -58,6 +58,7 @@ fn command(line: &str) -> Result<Duration> {
         "request" => request(n),
         "spin" => Ok(spin(n)),
         "remove" => remove(key),
+        flow if flow.starts_with("flow_") => crate::flow::command(flow, role, key, n),
         scale if scale.starts_with("scale_") => crate::scale::worker::command(scale, role, key, n),
         _ => bail!("no such test: {test}"),
     }
