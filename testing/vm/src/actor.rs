@@ -193,8 +193,18 @@ impl Actor {
         Ok(writeln!(input, "{command}")?)
     }
 
-    /// Waits for an answer, at most so long.
+    /// How long to wait for what takes that long elsewhere: in a machine in a machine that software emulates everything takes its time.
+    pub fn patience(&self, limit: Duration) -> Duration {
+        if crate::machine::xen_missing().is_none() {
+            6 * limit
+        } else {
+            limit
+        }
+    }
+
+    /// Waits for an answer, at most so long, or as long as this takes here.
     pub fn answer_within(&mut self, limit: Duration) -> Result<Answer> {
+        let limit = self.patience(limit);
         let line = self
             .answers
             .recv_timeout(limit)
@@ -277,7 +287,8 @@ impl Actor {
 impl Drop for Actor {
     fn drop(&mut self) {
         self.input = None;
-        if crate::machine::wait(&mut self.child, Duration::from_secs(15)).is_err() {
+        let patience = self.patience(Duration::from_secs(15));
+        if crate::machine::wait(&mut self.child, patience).is_err() {
             eprintln!("the actor at {:?} had to be killed", self.place);
         }
     }

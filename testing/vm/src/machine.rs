@@ -52,8 +52,11 @@ pub fn qemu_missing() -> Option<String> {
 
 /// Why guests of Xen cannot be booted here, if they cannot: most often because this is not dom0. `cargo xtask xen-lab --test` runs these tests in one.
 pub fn xen_missing() -> Option<String> {
-    let boot = vshmem_port_select::boot("xen").and_then(|boot| Ok(boot.check()?));
-    boot.err().map(|why| format!("{why:#}"))
+    static FOUND: OnceLock<Option<String>> = OnceLock::new();
+    let look = || vshmem_port_select::boot("xen").and_then(|boot| Ok(boot.check()?));
+    FOUND
+        .get_or_init(|| look().err().map(|why| format!("{why:#}")))
+        .clone()
 }
 
 /// What starts a program in namespaces of its own; the arguments follow. It is not process 1 there, which no signal from within would kill.
@@ -126,9 +129,12 @@ impl Machine {
             .spawn()
             .with_context(|| format!("{}: build the workspace first", program().display()))?;
         let machine = Machine { folder, keeper };
-        let until = Instant::now() + Duration::from_secs(15);
+        let until = Instant::now() + Duration::from_secs(60);
         while !machine.runtime().join("vshmem.sock").exists() {
-            ensure!(Instant::now() < until, "the daemon did not come up within 15 s");
+            ensure!(
+                Instant::now() < until,
+                "the daemon did not come up within a minute"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(machine)
@@ -182,7 +188,7 @@ impl Machine {
     /// Stops the daemon as Ctrl-C would, and waits for its end.
     pub fn stop(&mut self) -> Result<std::process::ExitStatus> {
         signal(self.keeper_pid(), rustix::process::Signal::TERM)?;
-        wait(&mut self.keeper, Duration::from_secs(20))
+        wait(&mut self.keeper, Duration::from_secs(60))
     }
 }
 

@@ -11,6 +11,8 @@ use vshmem_testing_vm::{Actor, Machine, Place, missing, xen_missing};
 /// 1024 pages, and frames for twice as many; 2040 grants.
 const SMALL: &str =
     "[group]\nmemory = \"grants\"\npool = \"4M\"\n[grants]\ntable_pages = 4\nstock = \"256K\"\n";
+/// For what comes by itself: the machine may be emulated, and busy.
+const MINUTES: Duration = Duration::from_secs(300);
 /// Grants of such a table, and of one of the usual size, as far as anybody would look.
 const ALL: i64 = 2040;
 
@@ -31,7 +33,7 @@ fn xl_number(name: &str) -> Result<u16> {
 /// How many of a holder's grants a guest can map, whatever Vshmem told it.
 pub(crate) fn within_reach(guest: &mut Actor, holder: u16) -> Result<i64> {
     guest.tell(&format!("forge {holder} 8 {ALL} 0"))?;
-    match guest.answer_within(Duration::from_secs(120))? {
+    match guest.answer_within(MINUTES)? {
         Ok(words) => Ok(words[0].parse()?),
         Err(errno) => anyhow::bail!("the grant device: {errno}"),
     }
@@ -39,7 +41,7 @@ pub(crate) fn within_reach(guest: &mut Actor, holder: u16) -> Result<i64> {
 
 /// Until it is so: what is let go is heard of within a moment.
 fn soon_within_reach(guest: &mut Actor, holder: u16, expected: i64) -> Result<()> {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + MINUTES;
     loop {
         let found = within_reach(guest, holder)?;
         if found == expected {
@@ -140,7 +142,7 @@ fn found_in_xenstore(p: &mut Parties) -> Result<()> {
     let place = |id: i64| format!("vshmem/constructs/shm/{:02x}/{id}", (id >> 8) & 0x7f);
     let ready = xl_number("c")?;
     let tree = format!("/local/domain/{ready}");
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + MINUTES;
     let said = loop {
         // As the guest itself reads it.
         match p.guest.ask(&format!("xenstore {}", place(seen.0)))? {
@@ -151,6 +153,17 @@ fn found_in_xenstore(p: &mut Parties) -> Result<()> {
     };
     ensure!(said.contains("mode=600") && said.contains("bytes=4096"), "{said}");
     ensure!(p.guest.ask(&format!("xenstore {}", place(unseen.0)))? == Err("ENOENT".into()));
+    // The same by the command, which asks no daemon: where there is none, too.
+    let mut listed = |id: i64| -> Result<bool> {
+        let own = program().display().to_string();
+        p.guest.tell(&format!(
+            "shell VSHMEM_RUNTIME_DIR=/nowhere {own} ipcs --announced -m >/tmp/announced || exit 9; grep -qw {id} /tmp/announced"
+        ))?;
+        let status = p.guest.answer_within(MINUTES)?.map_err(anyhow::Error::msg)?;
+        ensure!(status[0] != "9", "ipcs --announced failed");
+        Ok(status[0] == "0")
+    };
+    ensure!(listed(seen.0)? && !listed(unseen.0)?);
     // Announced: the front-end is there.
     ensure!(p.guest.ask("xenstore data/vshmem/ready")?.is_ok());
     // A guest outside the group, which somebody else's back-end brought in, is refused; so is this one where another's tree is.
@@ -161,7 +174,7 @@ fn found_in_xenstore(p: &mut Parties) -> Result<()> {
     let full = p.guest.ask("xenstorefill data/rubbish 5000")?;
     ensure!(full.is_err(), "Xenstore took 5000 entries of one guest");
     let third = segment(&mut p.dom0, 1)?;
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + MINUTES;
     while p.guest.ask(&format!("xenstore {}", place(third.0)))?.is_err() {
         ensure!(Instant::now() < until, "a full guest is shown nothing any more");
     }
@@ -178,7 +191,7 @@ fn hoard(p: &mut Parties, pages: i64) -> Result<()> {
     let id = p.dom0.number(&format!("shmget 0 {} {CREATE}", pages * 4096))?;
     let handle = p.guest.number(&format!("shmat {id} 0"))?;
     p.guest.tell(&format!("forge {} 8 {ALL} 1", p.holder))?;
-    let kept = p.guest.answer_within(Duration::from_secs(120))?;
+    let kept = p.guest.answer_within(MINUTES)?;
     let kept: i64 = kept.map_err(anyhow::Error::msg)?[0].parse()?;
     // What it keeps already it can map once more.
     ensure!(kept >= pages, "{kept}");
@@ -223,7 +236,7 @@ fn never_unmaps(p: &mut Parties) -> Result<()> {
     p.guest.number(&format!("semop {set} 0:1"))?;
     p.dom0.number(&format!("semrm {set}"))?;
     ensure!(p.guest.number("hoardfree")? >= 1800);
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + MINUTES;
     let handle = loop {
         if let Ok(words) = p.guest.ask(&format!("shmat {} 0", last.0))? {
             break words[0].clone();
@@ -244,14 +257,14 @@ fn attached_once(p: &mut Parties, bytes: u32) -> Result<Child> {
     let attach = p.ours.command(&words).stdin(Stdio::null()).spawn()?;
     let guest = p.other.as_mut().context("another guest")?;
     let own = program().display().to_string();
-    let until = Instant::now() + Duration::from_secs(120);
+    let until = Instant::now() + MINUTES;
     loop {
         // The former line's front-end ends by itself; until then, and until the line is there, this one is refused.
         guest.tell(&format!(
             "shell {own} status --runtime-dir /run/second >/dev/null 2>&1 || {{ {own} join --port xen --domain d --runtime-dir /run/second >/dev/null 2>&1 & sleep 1; }}; \
              {own} ipcmk --runtime-dir /run/second -M {bytes} >/dev/null 2>&1"
         ))?;
-        if guest.answer_within(Duration::from_secs(60))? == Ok(vec!["0".into()]) {
+        if guest.answer_within(MINUTES)? == Ok(vec!["0".into()]) {
             break;
         }
         ensure!(Instant::now() < until, "the guest did not come in");
@@ -269,7 +282,7 @@ fn attached(p: &mut Parties) -> Result<()> {
     first.wait()?;
     let mut second = attached_once(p, 12288)?;
     xl(&["destroy", "d"])?;
-    let status = wait(&mut second, Duration::from_secs(30))?;
+    let status = wait(&mut second, MINUTES)?;
     ensure!(status.success(), "{status}");
     Ok(())
 }
