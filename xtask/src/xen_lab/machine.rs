@@ -4,6 +4,7 @@
 //! Nothing of a machine lies in files.
 
 use super::packages::Packages;
+use super::{Processor, Setting};
 use anyhow::{Context, Result};
 use rustix::io::FdFlags;
 use std::ffi::OsString;
@@ -39,14 +40,16 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Starts it. With a `terminal`, this process's own is a terminal of dom0's until the machine ends.
+    /// Starts it. With a terminal, this process's own is a terminal of dom0's until the machine ends.
     pub(super) fn start(
         packages: &Packages,
         first_root: &Path,
-        terminal: bool,
-        verbose: bool,
+        setting: &Setting,
     ) -> Result<(Self, Streams)> {
-        let mut words = arguments(packages, first_root);
+        let Setting {
+            terminal, verbose, ..
+        } = *setting;
+        let mut words = arguments(packages, first_root, setting.processor);
         let mut theirs = Vec::new();
         let mut stream = |words: &mut Vec<OsString>, id: &str| -> Result<UnixStream> {
             let (ours, other) = UnixStream::pair()?;
@@ -156,7 +159,7 @@ fn pair(words: &mut Vec<OsString>, option: &str, value: impl Into<OsString>) {
     words.push(value.into());
 }
 
-fn arguments(packages: &Packages, first_root: &Path) -> Vec<OsString> {
+fn arguments(packages: &Packages, first_root: &Path, processor: Processor) -> Vec<OsString> {
     let mut words: Vec<OsString> = ["-nodefaults", "-no-user-config", "-no-reboot"]
         .map(OsString::from)
         .to_vec();
@@ -165,7 +168,12 @@ fn arguments(packages: &Packages, first_root: &Path) -> Vec<OsString> {
     pair(&mut words, "-smp", "2");
     pair(&mut words, "-accel", "tcg,thread=multi");
     // Without what Xen cannot give a paravirtualised dom0.
-    pair(&mut words, "-cpu", "qemu64");
+    let model = if processor.hvm {
+        "qemu64,+svm,+npt"
+    } else {
+        "qemu64"
+    };
+    pair(&mut words, "-cpu", model);
     pair(&mut words, "-m", format!("{MEMORY_MIB}"));
     for (tag, path) in [("host", Path::new("/")), ("packages", &packages.tree())] {
         pair(
@@ -187,8 +195,9 @@ fn arguments(packages: &Packages, first_root: &Path) -> Vec<OsString> {
         &mut words,
         "-append",
         format!(
-            "console=com1 com1=115200,8n1 loglvl=error guest_loglvl=error dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M dom0_max_vcpus=1 \
-             bootscrub=0 spec-ctrl=no xpti=no pv-l1tf=no ucode=no cpufreq=none"
+            "console=com1 com1=115200,8n1 loglvl=error guest_loglvl=error dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M dom0_max_vcpus={} \
+             bootscrub=0 spec-ctrl=no xpti=no pv-l1tf=no ucode=no cpufreq=none",
+            processor.dom0_cpus.unwrap_or(1)
         ),
     );
     pair(

@@ -30,8 +30,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-const USAGE: &str =
-    "usage: cargo xtask xen-lab [--timeout SECONDS] [--verbose] [--test [--quick] | -- COMMAND [ARGUMENT…]]";
+const USAGE: &str = "usage: cargo xtask xen-lab [--timeout SECONDS] [--verbose] [--hvm] [--dom0-cpus N] [--test [--quick] | -- COMMAND [ARGUMENT…]]";
 /// How long dom0 may take to come up: a quiet machine needs a quarter of a minute.
 const BOOT: Duration = Duration::from_secs(180);
 /// How long a command may take if nothing is said.
@@ -51,6 +50,26 @@ struct Request {
     /// The scenarios instead of a command; the short setting of them.
     test: bool,
     quick: bool,
+    processor: Processor,
+}
+
+/// How the machine is run.
+#[derive(Debug)]
+struct Setting {
+    /// This process's own terminal is one of dom0's.
+    terminal: bool,
+    /// The console is shown.
+    verbose: bool,
+    processor: Processor,
+}
+
+/// What dom0 and guests run on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Processor {
+    /// With hardware virtualisation (AMD's, which is what software emulates), for PVH guests.
+    hvm: bool,
+    /// Virtual CPUs of dom0, if not one.
+    dom0_cpus: Option<u32>,
 }
 
 /// `cargo xtask xen-lab`.
@@ -82,8 +101,11 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
         &first_root,
         &words(&folder, &target, &command),
         request.timeout.unwrap_or(limit),
-        terminal,
-        request.verbose,
+        &Setting {
+            terminal,
+            verbose: request.verbose,
+            processor: request.processor,
+        },
     )
 }
 
@@ -96,6 +118,11 @@ fn parse(args: &[String]) -> Result<Request> {
             "--verbose" => request.verbose = true,
             "--test" => request.test = true,
             "--quick" => request.quick = true,
+            "--hvm" => request.processor.hvm = true,
+            "--dom0-cpus" => {
+                let value = args.next().context("--dom0-cpus needs a number")?;
+                request.processor.dom0_cpus = Some(value.parse().context("--dom0-cpus")?);
+            }
             "--timeout" => {
                 let value = args.next().context("--timeout needs a number of seconds")?;
                 request.timeout = Some(Duration::from_secs(value.parse().context("--timeout")?));
@@ -148,11 +175,10 @@ fn run(
     first_root: &Path,
     words: &[String],
     timeout: Duration,
-    terminal: bool,
-    verbose: bool,
+    setting: &Setting,
 ) -> Result<ExitCode> {
     let started = Instant::now();
-    let (mut machine, streams) = Machine::start(packages, first_root, terminal, verbose)?;
+    let (mut machine, streams) = Machine::start(packages, first_root, setting)?;
     let Streams {
         mut control,
         input,
@@ -170,7 +196,7 @@ fn run(
         );
     };
     ensure!(ready == "ready", "dom0 says {ready:?}");
-    if terminal || verbose {
+    if setting.terminal || setting.verbose {
         eprintln!(
             "xen-lab: dom0 is up after {:.0} s",
             started.elapsed().as_secs_f64()
