@@ -19,6 +19,7 @@ Examples:
   vshmem ipcs                    everything
   vshmem ipcs -m -p              who made and last used the segments, as domain:pid
   vshmem ipcs -s -i 1073741824   one set, with its semaphores
+  vshmem ipcs --announced        in a guest of Xen: what Xenstore says that it may see, a second old at most
   vshmem ipcs --json | jq '.shm[].bytes'
 
 With --json: {\"msg\": [...], \"shm\": [...], \"sem\": [...]} with the kinds asked for, every field in each entry, times in seconds
@@ -31,6 +32,9 @@ pub(crate) struct Ipcs {
     /// Print details on the one with this id
     #[arg(short, long, value_name = "ID", allow_negative_numbers = true)]
     id: Option<i32>,
+    /// Show what the host announces to this guest by its port's own means (Xen: in Xenstore), and ask no daemon
+    #[arg(long, conflicts_with_all = ["id", "View", "human"])]
+    announced: bool,
     #[command(flatten)]
     view: View,
     /// Show sizes in human-readable format
@@ -106,8 +110,11 @@ enum Sizes {
 
 /// Runs the command.
 pub(crate) fn run(options: &Ipcs) -> Outcome {
-    let mut inventory = Inventory::open(Connection::open(&options.place)?)?;
     let kinds = options.kinds.chosen();
+    if options.announced {
+        return super::announced::run(&kinds, options.json);
+    }
+    let mut inventory = Inventory::open(Connection::open(&options.place)?)?;
     if let Some(id) = options.id {
         let [kind] = kinds[..] else {
             return Err(Trouble::new("ipcs", "with an id, name one kind")

@@ -9,6 +9,8 @@
 //! Not for what travels over the streams (`vshmem-guest` for standard input and output, `vshmem-wire` for the
 //! control stream) and not for a machine that somebody else started.
 
+use anyhow::Context;
+use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -176,8 +178,11 @@ pub trait Inside: Send + Sync {
         Ok(())
     }
 
-    /// The device of the stdio stream.
-    fn stdio_device(&self) -> &Path;
+    /// The stdio stream, open for reading and writing; it makes its reader wait.
+    ///
+    /// # Errors
+    /// What is missing: the machine cannot go on.
+    fn stdio(&self) -> anyhow::Result<OwnedFd>;
 
     /// The name of the network card.
     fn network_card(&self) -> &str;
@@ -196,4 +201,13 @@ pub trait Inside: Send + Sync {
     /// # Errors
     /// The kernel's.
     fn mount_host_folder(&self, folder: &Path, at: &Path) -> io::Result<()>;
+}
+
+/// Opens the device of a stdio stream, for [`Inside::stdio`].
+///
+/// # Errors
+/// The kernel's, with the device's name.
+pub fn open_device(device: &Path) -> anyhow::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(device, flags, Mode::empty()).with_context(|| device.display().to_string())
 }

@@ -8,10 +8,10 @@ use anyhow::{Context, anyhow};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use vshmem_port::boot::Inside;
+use vshmem_port::boot::{Inside, open_device};
 use vshmem_port::first_root;
 
 /// The name of the virtio-serial port of the stdio stream.
@@ -23,9 +23,7 @@ const APPEAR: Duration = Duration::from_secs(15);
 
 /// The guest's side of the port.
 #[derive(Debug, Default)]
-pub struct QemuInside {
-    stdio: OnceLock<PathBuf>,
-}
+pub struct QemuInside;
 
 impl Inside for QemuInside {
     fn arrive(&self) -> anyhow::Result<()> {
@@ -36,12 +34,10 @@ impl Inside for QemuInside {
         mount("sysfs", "/sys", "sysfs", MountFlags::empty(), None).context("mounting sysfs")
     }
 
-    fn stdio_device(&self) -> &Path {
-        self.stdio.get_or_init(|| {
-            let (sys, dev) = (Path::new("/sys"), Path::new("/dev"));
-            let found = patiently(|| channel::find(sys, dev, STDIO).ok().filter(|path| path.exists()));
-            found.unwrap_or_else(|| dev.join("virtio-ports").join(STDIO))
-        })
+    fn stdio(&self) -> anyhow::Result<OwnedFd> {
+        let (sys, dev) = (Path::new("/sys"), Path::new("/dev"));
+        let found = patiently(|| channel::find(sys, dev, STDIO).ok().filter(|path| path.exists()));
+        open_device(&found.unwrap_or_else(|| dev.join("virtio-ports").join(STDIO)))
     }
 
     fn network_card(&self) -> &str {

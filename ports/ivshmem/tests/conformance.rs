@@ -16,7 +16,7 @@ use vshmem_port_local::PoolStore;
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
-        in_guest(|| QemuInside::default().arrive(), &IvshmemGuest::default());
+        in_guest(|| QemuInside.arrive(), &IvshmemGuest::default());
     }
     let trials = CHECKS
         .iter()

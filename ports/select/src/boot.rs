@@ -25,8 +25,8 @@ pub fn boot(port: &str) -> anyhow::Result<Box<dyn Boot>> {
 pub fn inside(port: &str) -> anyhow::Result<Box<dyn Inside>> {
     match port {
         "uml" => Ok(Box::new(vshmem_port_uml::inside::UmlInside)),
-        "qemu" => Ok(Box::<vshmem_port_ivshmem::inside::QemuInside>::default()),
-        "xen" => Ok(Box::<vshmem_port_xen::inside::XenInside>::default()),
+        "qemu" => Ok(Box::new(vshmem_port_ivshmem::inside::QemuInside)),
+        "xen" => Ok(Box::new(vshmem_port_xen::inside::XenInside)),
         _ => Err(cannot_boot(port)),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `announced` | constructs that the host announces to this machine by its port's own means |
 //! | `bells` | the host's bells, where domains ring each other with nobody in between |
 //! | `boot` | the ports that start machines of their own, by name |
 //! | `device` | the ports whose machines somebody else may start |
@@ -9,6 +10,7 @@
 //! | `store` | where construct memory comes from |
 //! | `survey` | which ports work here, and what to do about those that do not |
 
+mod announced;
 mod bells;
 mod boot;
 mod device;
@@ -16,6 +18,7 @@ mod guest;
 mod store;
 mod survey;
 
+pub use announced::{Announced, announced};
 pub use bells::{HOST_MACHINE, direct_bells, machine_named};
 pub use boot::{BOOTABLE, LINED, boot, inside, joins_by, line, most_pools};
 pub use device::{SERVED, device_server, flags, port_of, readers};

@@ -2,11 +2,12 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, mount};
-use vshmem_port::boot::Inside;
+use vshmem_port::boot::{Inside, open_device};
 
 /// The line given as `ssl0=`.
 pub(crate) const CONTROL_LINE: u8 = 0;
@@ -20,9 +21,9 @@ pub(crate) const RING_LINE: u8 = 2;
 pub struct UmlInside;
 
 impl Inside for UmlInside {
-    fn stdio_device(&self) -> &Path {
+    fn stdio(&self) -> anyhow::Result<OwnedFd> {
         const { assert!(STDIO_LINE == 1) };
-        Path::new("/dev/ttyS1")
+        open_device(Path::new("/dev/ttyS1"))
     }
 
     fn network_card(&self) -> &str {

@@ -39,6 +39,20 @@ pub fn place(kind: Kind, id: i32) -> String {
     format!("{kind}/{:02x}/{id}", (id as u32 >> 8) & 0x7f)
 }
 
+/// What stands at a place, if it is one.
+#[must_use]
+pub fn at(place: &str) -> Option<(Kind, i32)> {
+    let (kind, rest) = place.split_once('/')?;
+    let kind = match kind {
+        "shm" => Kind::Shm,
+        "sem" => Kind::Sem,
+        "msg" => Kind::Msg,
+        _ => return None,
+    };
+    let (_, id) = rest.split_once('/')?;
+    Some((kind, id.parse().ok()?))
+}
+
 /// Writes what guests may see, in a thread of its own.
 #[derive(Debug)]
 pub struct Directory {
@@ -175,6 +189,7 @@ mod tests {
             let place = place(Kind::Shm, id);
             let (directory, name) = place.rsplit_once('/').unwrap();
             assert_eq!(name, id.to_string());
+            assert_eq!(at(&place), Some((Kind::Shm, id)));
             directories.entry(directory.to_owned()).or_default().insert(id);
         }
         assert_eq!(directories.len(), 128);

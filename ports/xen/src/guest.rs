@@ -41,7 +41,7 @@ impl GuestPort for XenGuest {
         if !line::is_offered(&self.here).context("looking for the line to dom0")? {
             tracing::info!("waiting for dom0 to offer a line");
         }
-        line::take(&self.here)
+        line::take(&self.here, line::Use::BackEnd)
     }
 
     fn direct_bells(&self, former: Vec<OwnedFd>) -> anyhow::Result<Option<Box<dyn DirectBells>>> {

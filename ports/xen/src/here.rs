@@ -82,6 +82,19 @@ impl Here {
     }
 }
 
+/// Whether software runs this machine's instructions, as far as it tells: QEMU's does, at the place where hypervisors say who they are. To programs of a
+/// paravirtual guest Xen leaves that place as it is.
+pub fn is_emulated() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let said = std::arch::x86_64::__cpuid(0x4000_0000);
+        let name = [said.ebx, said.ecx, said.edx].map(u32::to_le_bytes).concat();
+        name == b"TCGTCGTCGTCG"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,10 +1,11 @@
 //! What a guest of Xen that [`crate::boot`] started calls things.
 //!
-//! The host's tree comes by Xen's own 9p, read-only; so does each folder that may be written to, by a device of its own. The program's streams are a *channel*: a
-//! console beside the first one.
+//! The host's tree comes by Xen's own 9p, read-only; so does each folder that may be written to, by a device of its own. The program's streams are a [line](crate::line).
 
+use crate::here::Here;
+use crate::line::{self, Use};
 use anyhow::{Context, anyhow};
-use rustix::fs::{Mode, OFlags};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use std::ffi::CString;
@@ -12,7 +13,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use vshmem_port::boot::Inside;
 use vshmem_port::first_root;
@@ -26,9 +26,7 @@ const MESSAGE: u32 = 256 << 10;
 
 /// The guest's side of the port.
 #[derive(Debug, Default)]
-pub struct XenInside {
-    stdio: OnceLock<PathBuf>,
-}
+pub struct XenInside;
 
 impl Inside for XenInside {
     fn arrive(&self) -> anyhow::Result<()> {
@@ -39,11 +37,10 @@ impl Inside for XenInside {
         mount("sysfs", "/sys", "sysfs", MountFlags::empty(), None).context("mounting sysfs")
     }
 
-    fn stdio_device(&self) -> &Path {
-        self.stdio.get_or_init(|| {
-            let found = patiently(|| last_console(Path::new("/sys")).filter(|path| opens(path)));
-            found.unwrap_or_else(|| PathBuf::from("/dev/hvc1"))
-        })
+    fn stdio(&self) -> anyhow::Result<OwnedFd> {
+        let stream = line::take(&Here::default(), Use::Program)?;
+        rustix::io::ioctl_fionbio(&stream, false).context("the program's streams")?;
+        Ok(stream)
     }
 
     fn network_card(&self) -> &str {
@@ -94,25 +91,6 @@ fn mount_host(at: &Path) -> anyhow::Result<()> {
         .context("mounting the host's tree by 9p")
 }
 
-/// The device of the last console: the first, number 0, is the kernel's and no entry here, and the others are numbered as they come.
-fn last_console(sys: &Path) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(sys.join("bus/xen/devices")).ok()?;
-    let consoles = entries
-        .flatten()
-        .filter(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            name.strip_prefix("console-").is_some_and(|number| number != "0")
-        })
-        .count();
-    (consoles > 0).then(|| PathBuf::from(format!("/dev/hvc{consoles}")))
-}
-
-/// A console's file is there before its other end is.
-fn opens(path: &Path) -> bool {
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).is_ok()
-}
-
 /// Tries until something is found, for a bounded time.
 fn patiently<T>(mut found: impl FnMut() -> Option<T>) -> Option<T> {
     let until = Instant::now() + APPEAR;
@@ -130,19 +108,6 @@ fn patiently<T>(mut found: impl FnMut() -> Option<T>) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_programs_console_is_the_last() {
-        let sys = tempfile::tempdir().unwrap();
-        let devices = sys.path().join("bus/xen/devices");
-        assert_eq!(last_console(sys.path()), None);
-        for name in ["9pfs-0", "console-0", "console-1"] {
-            std::fs::create_dir_all(devices.join(name)).unwrap();
-        }
-        assert_eq!(last_console(sys.path()), Some(PathBuf::from("/dev/hvc1")));
-        std::fs::create_dir_all(devices.join("console-2")).unwrap();
-        assert_eq!(last_console(sys.path()), Some(PathBuf::from("/dev/hvc2")));
-    }
 
     #[test]
     fn folders_have_tags_of_their_own_that_are_short_enough() {

@@ -12,6 +12,7 @@
 //! | [`line`] | the byte stream between a guest and dom0, over a granted page and an event channel |
 //! | [`bells`] | event channels by which domains ring each other |
 //! | [`guest`] | the stream and the memory, as a front-end inside a guest sees them |
+//! | `xl` | Xen's toolstack |
 //!
 //! Nothing of Xen is needed to build it: what dom0 needs of Xen's libraries is loaded when it is used.
 
@@ -26,3 +27,4 @@ pub mod inside;
 pub mod line;
 mod map;
 pub mod xenstore;
+mod xl;

@@ -144,7 +144,7 @@ fn arrive() -> anyhow::Result<()> {
     let modules = Path::new("/mod");
     if !modules.is_dir() {
         // Booted by the port, which has loaded them.
-        return XenInside::default().arrive();
+        return XenInside.arrive();
     }
     mount("sysfs", "/sys", "sysfs", MountFlags::empty(), None).context("mounting /sys")?;
     for module in std::fs::read_dir(modules)?.flatten() {

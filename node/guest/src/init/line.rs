@@ -1,11 +1,9 @@
-//! The stream to the host, as the guest has it: a serial line made raw, written blocking, read when there is something.
+//! The stream to the host, as the guest has it: a serial line made raw, or what else the port gives; written blocking, read when there is something.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::OFlags;
 use rustix::termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr};
 
 use crate::frame::{CONFIRM, Decoder, Message};
@@ -20,9 +18,8 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn open(device: &Path) -> io::Result<Self> {
-        let mode = rustix::fs::Mode::empty();
-        let fd = rustix::fs::open(device, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, mode)?;
+    /// The line over what the port gives.
+    pub(super) fn over(fd: OwnedFd) -> io::Result<Self> {
         // A port's stream need not be a terminal.
         if let Ok(mut settings) = tcgetattr(&fd) {
             settings.make_raw();

@@ -57,10 +57,10 @@ fn live(inside: &dyn Inside) {
         eprintln!("the guest's devices: {error:#}");
         return;
     }
-    let mut line = match Line::open(inside.stdio_device()) {
+    let mut line = match inside.stdio().and_then(|stream| Ok(Line::over(stream)?)) {
         Ok(line) => line,
         Err(error) => {
-            eprintln!("{}: {error}", inside.stdio_device().display());
+            eprintln!("the stream to the host: {error:#}");
             return;
         }
     };

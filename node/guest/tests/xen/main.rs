@@ -6,6 +6,7 @@
 mod ends;
 #[path = "../guest/harness.rs"]
 mod harness;
+mod pins;
 mod streams;
 #[path = "../guest/world.rs"]
 mod world;

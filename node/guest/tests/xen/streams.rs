@@ -1,4 +1,4 @@
-//! Standard input, output and error: less than in the tests of `guest`, since a console of Xen carries sixteen bytes at a time.
+//! Standard input, output and error: less than in the tests of `guest`, since all is emulated where this is run most.
 
 use crate::harness::{feed, guest, start};
 use std::process::Stdio;
@@ -12,8 +12,8 @@ fn binary_input_comes_back_from_cat_and_errors_and_status_stay_apart() {
         .args(["--", "sh", "-c", "cat; echo done >&2; exit 7"])
         .stdin(Stdio::piped());
     let mut job = start(&mut command);
-    // Every byte, and more of them than any buffer on the way holds.
-    let input: Vec<u8> = (0..=255_u8).cycle().take(100_000).collect();
+    // Every byte, and more of them than all buffers on the way hold.
+    let input: Vec<u8> = (0..=255_u8).cycle().take(1_000_000).collect();
     let started = std::time::Instant::now();
     let feeder = feed(&mut job, input.clone());
     let ended = job.finish();

@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `type = "pv"` | runs on every Xen host, without virtualisation in the processor too; `VSHMEM_XEN_TYPE=pvh` where there is one |
 //! | `p9` | the host's tree, and each folder that may be written to, served by the device model in dom0 |
-//! | two channels | `xl` up to 4.20 gives the first the number of the kernel's console and drops it; the program's streams are the last, which all versions make |
 //! | `on_… = "destroy"` | a guest that ended leaves nothing |
 
 use crate::inside::{TAG, tag};
@@ -21,8 +20,6 @@ pub(crate) struct Files<'a> {
     pub(crate) first_root: &'a Path,
     /// Where the host's tree can be seen read-only.
     pub(crate) tree: &'a Path,
-    /// Where the device model listens for the program's streams.
-    pub(crate) stdio: &'a Path,
 }
 
 /// The text of the configuration.
@@ -53,7 +50,6 @@ pub(crate) fn text(spec: &MachineSpec, files: &Files<'_>, kind: &str) -> Result<
     Ok(format!(
         "name = {name}\ntype = {kind}\nkernel = {kernel}\nramdisk = {first_root}\nextra = {line}\nmemory = {mebibytes}\nmaxmem = {mebibytes}\n\
          vcpus = {vcpus}\n{cpus}p9 = [ {shares} ]\n\
-         channel = [ \"name=vshmem.none,connection=pty\", \"name=vshmem.stdio,connection=socket,path={stdio}\" ]\n\
          on_poweroff = \"destroy\"\non_reboot = \"destroy\"\non_crash = \"destroy\"\n",
         name = quoted(&spec.name),
         kind = quoted(kind),
@@ -62,8 +58,22 @@ pub(crate) fn text(spec: &MachineSpec, files: &Files<'_>, kind: &str) -> Result<
         line = quoted(&kernel_line(spec)?),
         vcpus = spec.cpus.len().max(1),
         shares = shares.join(", "),
-        stdio = plain(files.stdio)?,
     ))
+}
+
+/// Refuses names that mean something else to `xl` and its configuration.
+pub(crate) fn check_name(name: &str) -> Result<(), BootError> {
+    let harmless = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let why = if name.is_empty() || name.starts_with('-') || !name.bytes().all(harmless) {
+        "can have letters, digits, '-', '_' and '.', and begins with no '-'"
+    } else if name.bytes().all(|b| b.is_ascii_digit()) {
+        "needs a letter: xl takes a name of digits for the number of a domain, and would end that one"
+    } else {
+        return Ok(());
+    };
+    Err(BootError::Unsupported(format!(
+        "{name:?} cannot be the name of a guest of Xen: it {why}"
+    )))
 }
 
 fn kernel_line(spec: &MachineSpec) -> Result<String, BootError> {
@@ -130,7 +140,6 @@ mod tests {
             kernel: &kernel,
             first_root: Path::new("/f/root"),
             tree: Path::new("/f/tree"),
-            stdio: Path::new("/f/stdio"),
         };
         text(spec, &files, kind)
     }
@@ -153,6 +162,16 @@ mod tests {
             all.contains("vcpus = 1\np9") && all.contains("type = \"pvh\""),
             "{all}"
         );
+    }
+
+    #[test]
+    fn names_that_xl_takes_for_something_else_are_refused() {
+        for good in ["a", "web-1.x", "0x1", "1a"] {
+            check_name(good).unwrap();
+        }
+        for bad in ["", "0", "17", "-F", "a b", "a\"b", "a\nb", "a/b", "ä"] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

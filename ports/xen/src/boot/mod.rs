@@ -16,33 +16,28 @@ mod view;
 pub use configuration::TYPE_VARIABLE;
 pub use vshmem_port::kernel::KERNEL_VARIABLE;
 
+use crate::devices::DomId;
 use crate::here::Here;
-use crate::line;
+use crate::line::{Served, Use};
 use crate::xenstore::Xenstore;
 use configuration::Files;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use vshmem_port::boot::{Boot, BootError, Machine, MachineSpec};
 use vshmem_port::first_root;
 
 /// Below this the kernel does not come up with what it begins with, an overlay and one program.
 const MEMORY_MIN: u64 = 128 << 20;
-/// How long `xl` may take to start the device model.
+/// How long `xl` may take to make a guest.
 const CREATE: Duration = Duration::from_secs(120);
 /// How long `xl` may take for anything else.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Where Debian keeps the tools of the version that runs, and what others have on the path.
-const PLACES: [&str; 3] = ["/usr/sbin/xl", "/usr/local/sbin/xl", "/usr/bin/xl"];
 /// Where the device model is, by distribution.
 const DEVICE_MODELS: [&str; 5] = [
     "/usr/libexec/xen-qemu-system-i386",
@@ -71,6 +66,10 @@ impl Boot for XenBoot {
         false
     }
 
+    fn emulates(&self) -> bool {
+        crate::here::is_emulated()
+    }
+
     fn needs_grants(&self) -> bool {
         true
     }
@@ -95,7 +94,7 @@ impl Boot for XenBoot {
     fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, BootError> {
         let xl = xl()?;
         check_spec(&spec)?;
-        if run(&xl, &["domid", &spec.name]).is_ok() {
+        if crate::xl::run(&["domid", &spec.name], PATIENCE).is_ok() {
             return Err(BootError::Unsupported(format!(
                 "a guest of Xen called {} runs already (xl list); choose another name",
                 spec.name
@@ -109,7 +108,6 @@ impl Boot for XenBoot {
             kernel: &kernel,
             first_root: &at("root"),
             tree: &at("tree"),
-            stdio: &at("stdio"),
         };
         let kind = std::env::var(TYPE_VARIABLE).unwrap_or_else(|_| "pv".to_owned());
         let text = configuration::text(&spec, &files, &kind)?;
@@ -118,13 +116,9 @@ impl Boot for XenBoot {
             .and_then(|()| std::fs::write(at("guest.cfg"), text))
             .map_err(host("the machine's files"))?;
         let mut machine = XenMachine::create(&xl, &spec, folder).map_err(host("starting xl"))?;
-        let stream = machine.connect().map_err(|why| unsupported(&why))?;
-        machine
-            .relay(stream, spec.stdio)
-            .map_err(host("the guest's streams"))?;
-        if let Some(control) = spec.control {
-            machine.offer_line(control).map_err(|why| unsupported(&why))?;
-        }
+        let lines = std::iter::once((Use::Program, spec.stdio))
+            .chain(spec.control.map(|control| (Use::BackEnd, control)));
+        machine.offer(lines).map_err(|why| unsupported(&why))?;
         Ok(Box::new(machine))
     }
 }
@@ -139,15 +133,10 @@ fn unsupported(why: &anyhow::Error) -> BootError {
 }
 
 fn xl() -> Result<PathBuf, BootError> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join("xl"))
-        .chain(PLACES.iter().map(PathBuf::from))
-        .find(|candidate| candidate.is_file())
-        .ok_or_else(|| BootError::NotInstalled {
-            what: "Xen's toolstack (xl)".to_owned(),
-            package: "xen-utils".to_owned(),
-        })
+    crate::xl::find().ok_or_else(|| BootError::NotInstalled {
+        what: "Xen's toolstack (xl)".to_owned(),
+        package: crate::xl::PACKAGE.to_owned(),
+    })
 }
 
 fn check_spec(spec: &MachineSpec) -> Result<(), BootError> {
@@ -163,6 +152,7 @@ fn check_spec(spec: &MachineSpec) -> Result<(), BootError> {
     if let Some((_, what)) = asked.iter().find(|(asked, _)| *asked) {
         return Err(BootError::Unsupported(format!("port xen {what}")));
     }
+    configuration::check_name(&spec.name)?;
     if spec.memory < MEMORY_MIN {
         return Err(BootError::Unsupported(format!(
             "a guest needs at least {} MiB of memory",
@@ -177,35 +167,6 @@ fn write_out(archive: OwnedFd, to: &Path) -> io::Result<()> {
     let mut archive = std::fs::File::from(archive);
     archive.rewind()?;
     io::copy(&mut archive, &mut std::fs::File::create(to)?).map(drop)
-}
-
-/// Runs `xl` to its end, at most so long.
-fn run(xl: &Path, words: &[&str]) -> io::Result<()> {
-    let mut child = Command::new(xl)
-        .args(words)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()?;
-    match wait(&mut child, PATIENCE)? {
-        status if status.success() => Ok(()),
-        status => Err(io::Error::other(status.to_string())),
-    }
-}
-
-/// Waits for a child; ends it if it takes too long.
-fn wait(child: &mut Child, limit: Duration) -> io::Result<std::process::ExitStatus> {
-    let until = Instant::now() + limit;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        if Instant::now() > until {
-            child.kill()?;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// A machine's files, for nobody else's eyes.
@@ -242,9 +203,9 @@ struct Guard {
 }
 
 impl Guard {
-    /// `xl`, the domain's name, the process that creates it, the folder of its files.
-    const SCRIPT: &'static str =
-        "trap '' HUP INT TERM; read _; kill -s KILL \"$3\"; \"$1\" destroy \"$2\"; rm -rf -- \"$4\"";
+    /// `xl`, the domain's name, the process that creates it, the folder of its files. It is told the domain's number as soon as there is one: by then another
+    /// domain may have the name. What `xl` was about to make is ended by name, once it is killed.
+    const SCRIPT: &'static str = "trap '' HUP INT TERM; read -r number; read -r _; kill -s KILL \"$3\"; \"$1\" destroy \"${number:-$2}\"; rm -rf -- \"$4\"";
 
     fn new(xl: &Path, name: &str, creator: u32, folder: &Path) -> io::Result<Self> {
         let shell = Command::new("/bin/sh")
@@ -260,6 +221,14 @@ impl Guard {
             .spawn()?;
         Ok(Self { shell })
     }
+
+    /// Which domain it is.
+    fn learn(&mut self, number: DomId) -> io::Result<()> {
+        match &mut self.shell.stdin {
+            Some(pipe) => writeln!(pipe, "{number}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Drop for Guard {
@@ -272,7 +241,6 @@ impl Drop for Guard {
 /// One guest.
 #[derive(Debug)]
 struct XenMachine {
-    xl: PathBuf,
     name: String,
     /// Waits for the domain's end.
     creator: Child,
@@ -281,9 +249,7 @@ struct XenMachine {
     pidfd: OwnedFd,
     guard: Option<Guard>,
     folder: Folder,
-    /// Both ends of what the relays carry, to end them by.
-    ends: Vec<UnixStream>,
-    relays: Vec<JoinHandle<()>>,
+    lines: Vec<Served>,
     stopped: bool,
 }
 
@@ -307,115 +273,57 @@ impl XenMachine {
         });
         match guarded {
             Ok((pidfd, guard)) => Ok(Self {
-                xl: xl.to_owned(),
                 name: spec.name.clone(),
                 _keys: creator.stdin.take(),
                 creator,
                 pidfd,
                 guard: Some(guard),
                 folder,
-                ends: Vec::new(),
-                relays: Vec::new(),
+                lines: Vec::new(),
                 stopped: false,
             }),
             Err(e) => {
                 let _ = creator.kill();
                 let _ = creator.wait();
-                let _ = run(xl, &["destroy", &spec.name]);
+                let _ = crate::xl::run(&["destroy", &spec.name], PATIENCE);
                 Err(e)
             }
         }
     }
 
-    /// The device model's end of the program's streams, as soon as it is there. If `xl` ends before, its words are on the console.
-    fn connect(&mut self) -> anyhow::Result<Option<UnixStream>> {
-        let path = self.folder.path.join("stdio");
+    /// The guest's number, as soon as it has one; None if `xl` ended before, which says why on the console.
+    fn number(&mut self) -> anyhow::Result<Option<DomId>> {
+        let mut xenstore = Xenstore::open(&Here::default())?;
         let until = Instant::now() + CREATE;
         loop {
-            if let Ok(stream) = UnixStream::connect(&path) {
-                return Ok(Some(stream));
+            if let Ok(number) = xenstore.domain_named(&self.name) {
+                return Ok(Some(number));
             }
             if self.creator.try_wait()?.is_some() {
                 return Ok(None);
             }
             anyhow::ensure!(
                 Instant::now() < until,
-                "xl did not start the device model within {} s",
+                "xl did not make the guest within {} s",
                 CREATE.as_secs()
             );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// Offers the guest a line to the back-end, whose stream `control` is.
-    fn offer_line(&mut self, control: OwnedFd) -> anyhow::Result<()> {
-        let mut xenstore = Xenstore::open(&Here::default())?;
-        let line = UnixStream::from(line::offer(xenstore.domain_named(&self.name)?)?);
-        let control = UnixStream::from(control);
-        control.set_nonblocking(true)?;
-        self.ends.extend([line.try_clone()?, control.try_clone()?]);
-        let (up, down) = ((line.try_clone()?, control.try_clone()?), (control, line));
-        for (from, to) in [up, down] {
-            self.relays
-                .push(std::thread::spawn(move || carry_patiently(from, to)));
-        }
-        Ok(())
-    }
-
-    /// Carries bytes between the device model and the other end of `stdio`, which sees the end when there is nobody to carry from.
-    fn relay(&mut self, stream: Option<UnixStream>, stdio: OwnedFd) -> io::Result<()> {
-        let Some(stream) = stream else { return Ok(()) };
-        let stdio = UnixStream::from(stdio);
-        self.ends.extend([stream.try_clone()?, stdio.try_clone()?]);
-        let (back, forth) = ((stdio.try_clone()?, stream.try_clone()?), (stream, stdio));
-        for (from, to) in [back, forth] {
-            self.relays.push(std::thread::spawn(move || carry(from, to)));
-        }
-        Ok(())
-    }
-}
-
-/// Waits until a descriptor that does not wait is ready for reading or for writing.
-fn wait_for(stream: &UnixStream, what: PollFlags) {
-    let _ = poll(&mut [PollFd::new(stream, what)], None);
-}
-
-/// The same for streams that do not wait.
-fn carry_patiently(mut from: UnixStream, mut to: UnixStream) {
-    let mut piece = [0; 16 << 10];
-    loop {
-        let read = match from.read(&mut piece) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                wait_for(&from, PollFlags::IN);
-                continue;
-            }
-            Err(_) => break,
+    /// Offers the guest its lines; the sockets are their ends here.
+    fn offer(&mut self, lines: impl Iterator<Item = (Use, OwnedFd)>) -> anyhow::Result<()> {
+        let Some(number) = self.number()? else {
+            return Ok(());
         };
-        let mut left = &piece[..read];
-        while !left.is_empty() {
-            match to.write(left) {
-                Ok(written) => left = &left[written..],
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait_for(&to, PollFlags::OUT),
-                Err(_) => left = &[],
-            }
+        if let Some(guard) = &mut self.guard {
+            guard.learn(number)?;
         }
-    }
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
-}
-
-/// Until one of them is over; then both are.
-fn carry(mut from: UnixStream, mut to: UnixStream) {
-    let mut piece = [0; 16 << 10];
-    while let Ok(n @ 1..) = from.read(&mut piece) {
-        if to.write_all(&piece[..n]).is_err() {
-            break;
+        for (what, socket) in lines {
+            self.lines.push(Served::start(number, what, socket)?);
         }
+        Ok(())
     }
-    let _ = from.shutdown(Shutdown::Read);
-    let _ = to.shutdown(Shutdown::Write);
 }
 
 impl Machine for XenMachine {
@@ -434,16 +342,11 @@ impl Machine for XenMachine {
         self.stopped = true;
         if !matches!(self.creator.try_wait(), Ok(Some(_))) {
             // It ends the device model, too; `xl create` sees it and ends.
-            let _ = run(&self.xl, &["destroy", &self.name]);
-            let _ = wait(&mut self.creator, PATIENCE);
+            let _ = crate::xl::run(&["destroy", &self.name], PATIENCE);
+            let _ = crate::xl::wait(&mut self.creator, PATIENCE);
         }
         self.guard = None;
-        for end in self.ends.drain(..) {
-            let _ = end.shutdown(Shutdown::Both);
-        }
-        for relay in self.relays.drain(..) {
-            let _ = relay.join();
-        }
+        self.lines.clear();
     }
 }
 

@@ -6,23 +6,20 @@ use super::image;
 use crate::devices::DomId;
 use crate::here::Here;
 use crate::xenstore::Xenstore;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::Duration;
 
 /// Where marks are.
 const MARKS: &str = "/vshmem/holders";
 /// Megabytes that the domain is born with.
 const BORN: u64 = 8;
+/// How long `xl` may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Runs `xl`; gives what it says.
 pub(crate) fn xl(arguments: &[&str]) -> anyhow::Result<String> {
-    let run = Command::new("xl").args(arguments).output();
-    let run = run.context("xl cannot be run; on Debian and Ubuntu: apt-get install xen-utils")?;
-    if !run.status.success() {
-        let said = String::from_utf8_lossy(&run.stderr);
-        bail!("`xl {}` failed: {}", arguments.join(" "), said.trim());
-    }
-    Ok(String::from_utf8_lossy(&run.stdout).into_owned())
+    crate::xl::run(arguments, PATIENCE)
 }
 
 /// When a process began, by which it is told from another one with its number.

@@ -27,6 +27,9 @@ const FIRST: u64 = 0x10_0000;
 /// Pages that are populated at once, at least, when somebody waits for them.
 const STEP: usize = 256;
 
+/// The host's number.
+const DOM0: DomId = 0;
+
 /// What a holder has ahead of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ahead {
@@ -60,6 +63,8 @@ pub struct GrantStore {
     /// Pages of a construct.
     pub(super) of: BTreeMap<Serial, BTreeSet<u64>>,
     numbers: Numbers,
+    /// Domains of dom0 that are let into a construct in this life: they share a number, and what one of them is let go of the others keep.
+    together: BTreeMap<Serial, BTreeSet<Domain>>,
     /// Finds a machine by its name.
     pub(super) look: fn(&str) -> anyhow::Result<DomId>,
     /// Writes what guests may see.
@@ -122,6 +127,7 @@ impl GrantStore {
             shown: BTreeMap::new(),
             of: BTreeMap::new(),
             numbers: Numbers::told(told.domains),
+            together: BTreeMap::new(),
             look: |name| Xenstore::open(&Here::default())?.domain_named(name),
             directory: Directory::start()?,
             ledger,
@@ -433,6 +439,9 @@ impl Store for GrantStore {
 
     fn admit(&mut self, serial: Serial, domain: Domain, writable: bool) -> io::Result<()> {
         let to = self.find(domain)?;
+        if to == DOM0 {
+            self.together.entry(serial).or_default().insert(domain);
+        }
         let pages = self.of.get(&serial).cloned().unwrap_or_default();
         let frames: Vec<u32> = pages
             .iter()
@@ -449,6 +458,12 @@ impl Store for GrantStore {
         writable: bool,
     ) -> io::Result<Option<Grants>> {
         let to = self.domain(domain)?;
+        let why = "this memory is not granted to that domain";
+        let refused = || io::Error::new(io::ErrorKind::PermissionDenied, why);
+        let among = |domains: &BTreeSet<Domain>| domains.contains(&domain);
+        if to == DOM0 && !self.together.get(&serial).is_some_and(among) {
+            return Err(refused());
+        }
         let mut grants = Grants {
             from: self.ledger.holder.into(),
             runs: Vec::new(),
@@ -457,8 +472,7 @@ impl Store for GrantStore {
             let reference = self.references.of((frame, to, writable));
             // Who may write may read.
             let reference = reference.or_else(|| self.references.of((frame, to, true)).filter(|_| !writable));
-            let why = "this memory is not granted to that domain";
-            grants.push(reference.ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, why))?);
+            grants.push(reference.ok_or_else(refused)?);
         }
         Ok(Some(grants))
     }
@@ -468,6 +482,13 @@ impl Store for GrantStore {
     }
 
     fn revoke(&mut self, serial: Serial, domain: Domain) -> io::Result<bool> {
+        if let Some(domains) = self.together.get_mut(&serial)
+            && domains.remove(&domain)
+            && !domains.is_empty()
+        {
+            // To the hypervisor it is one machine that goes on: whose mappings there are, it cannot tell.
+            return Ok(false);
+        }
         let mut unmapped = true;
         // To whom there is no number nothing was ever granted.
         for from in self.numbers.granted(domain) {
@@ -484,6 +505,7 @@ impl Store for GrantStore {
         for &extent in extents {
             self.pages(extent)?;
         }
+        self.together.remove(&serial);
         // All that it has, not only what the caller knows of: nobody asks for the rest.
         let pages: Vec<u64> = self.of.get(&serial).into_iter().flatten().copied().collect();
         self.give_back(serial, &pages)

@@ -120,3 +120,28 @@ fn a_released_construct_leaves_no_page_behind_that_its_registry_does_not_know() 
     assert!(!store.of.contains_key(&ONE));
     assert_eq!(store.shown.keys().copied().collect::<Vec<_>>(), [20, 21]);
 }
+
+#[test]
+fn domains_of_dom0_are_let_go_of_one_by_one() {
+    const ANOTHER: u16 = 1;
+    let mut store = store();
+    for domain in [0, ANOTHER] {
+        store.introduce(domain, None).unwrap();
+    }
+    store.provide((Kind::Shm, ONE), extent(0, 4)).unwrap();
+    let granted = |store: &GrantStore, domain| store.grants(ONE, domain, &[extent(0, 4)], true);
+    store.admit(ONE, 0, true).unwrap();
+    assert!(granted(&store, 0).is_ok() && granted(&store, ANOTHER).is_err());
+    store.admit(ONE, ANOTHER, true).unwrap();
+    let before = granted(&store, ANOTHER).unwrap();
+    assert!(!store.revoke(ONE, 0).unwrap());
+    assert!(granted(&store, 0).is_err());
+    assert_eq!(
+        (granted(&store, ANOTHER).unwrap(), granted_to(&store, 0)),
+        (before, 4)
+    );
+    assert!(store.revoke(ONE, ANOTHER).unwrap());
+    assert_eq!(granted_to(&store, 0), 0);
+    // Revoked once more, as a restarted back-end may: nothing.
+    assert!(store.revoke(ONE, ANOTHER).unwrap());
+}

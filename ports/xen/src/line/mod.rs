@@ -7,7 +7,7 @@
 //! | `pump` | a thread that moves bytes between the pages and a socket, so that a daemon has a descriptor like any other |
 //!
 //! Dom0 [offers](offer) a line to a guest, whoever started it, by writing into the guest's part of Xenstore, which the guest may only read; the guest
-//! [takes](take) it and says there that it is ready. Not for construct memory.
+//! [takes](take) it and says there that it is ready. Guests that the port starts have a second one for their program's streams. Not for construct memory.
 
 mod pages;
 mod pump;
@@ -20,11 +20,31 @@ use anyhow::{Context, bail};
 use pump::Pump;
 use ring::{End, Ring};
 use rustix::fd::OwnedFd;
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Where a guest finds its line, below its own part of Xenstore.
-const LINE: &str = "vshmem/line";
+/// What a line is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// The front-end talks to the back-end.
+    BackEnd,
+    /// The program's standard input and output.
+    Program,
+}
+
+impl Use {
+    /// Where a guest finds it, below its own part of Xenstore.
+    fn place(self) -> &'static str {
+        match self {
+            Use::BackEnd => "vshmem/line",
+            Use::Program => "vshmem/program",
+        }
+    }
+}
+
 /// Where it says that its front-end is there; it may write only below `data`.
 const READY: &str = "data/vshmem/ready";
 /// The version of what stands there and in the pages.
@@ -41,7 +61,9 @@ const GUEST_LOOKS: Duration = Duration::from_secs(3);
 /// # Errors
 /// What is missing, or what the kernel or Xenstore refuse.
 pub fn offer(guest: DomId) -> anyhow::Result<OwnedFd> {
-    make(guest).map(|(socket, _)| socket)
+    let (ours, theirs) = pair()?;
+    serve_by(guest, Use::BackEnd, theirs, &Arc::default())?;
+    Ok(ours)
 }
 
 /// The same for the running guest of that name, with the thread that serves it until either end is gone.
@@ -51,10 +73,58 @@ pub fn offer(guest: DomId) -> anyhow::Result<OwnedFd> {
 pub fn serve(machine: &str) -> anyhow::Result<(OwnedFd, JoinHandle<()>)> {
     let here = Here::default();
     here.is_dom0()?;
-    make(Xenstore::open(&here)?.domain_named(machine)?)
+    let (ours, theirs) = pair()?;
+    let guest = Xenstore::open(&here)?.domain_named(machine)?;
+    Ok((ours, serve_by(guest, Use::BackEnd, theirs, &Arc::default())?))
 }
 
-fn make(guest: DomId) -> anyhow::Result<(OwnedFd, JoinHandle<()>)> {
+/// A line that ends with whoever has this.
+#[derive(Debug)]
+pub(crate) struct Served {
+    socket: OwnedFd,
+    told: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Served {
+    /// Offers a guest a line whose end here is this socket.
+    pub(crate) fn start(guest: DomId, what: Use, socket: OwnedFd) -> anyhow::Result<Self> {
+        let own = socket.try_clone().context("the line's socket")?;
+        let told = Arc::new(AtomicBool::new(false));
+        let thread = serve_by(guest, what, socket, &told)?;
+        Ok(Served {
+            socket: own,
+            told,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Served {
+    /// What the guest has said goes out before.
+    fn drop(&mut self) {
+        self.told.store(true, Ordering::Relaxed);
+        // So that it looks at once.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A stream socket whose ends never make anybody wait.
+fn pair() -> anyhow::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    pair.context("the line's socket")
+}
+
+fn serve_by(
+    guest: DomId,
+    what: Use,
+    socket: OwnedFd,
+    told: &Arc<AtomicBool>,
+) -> anyhow::Result<JoinHandle<()>> {
     let here = Here::default();
     here.is_dom0()?;
     let gntalloc = here.device("gntalloc")?;
@@ -77,7 +147,7 @@ fn make(guest: DomId) -> anyhow::Result<(OwnedFd, JoinHandle<()>)> {
         bail!("there is no Xen domain {guest} (`xl list` shows them)");
     };
     let references: Vec<String> = references.iter().map(u32::to_string).collect();
-    let path = format!("{home}/{LINE}");
+    let path = format!("{home}/{}", what.place());
     xenstore.write(&path, &format!("{VERSION} {port} {}", references.join(" ")))?;
     xenstore.permit(&path, &["n0", &format!("r{guest}")])?;
     let watched = pump::Watched {
@@ -85,8 +155,15 @@ fn make(guest: DomId) -> anyhow::Result<(OwnedFd, JoinHandle<()>)> {
         path: name,
         said,
         every: DOM0_LOOKS,
+        told: Arc::clone(told),
     };
-    Pump::start(Ring::new(Box::new(words), End::Host), evtchn, port, watched)
+    Pump::start(
+        Ring::new(Box::new(words), End::Host),
+        socket,
+        evtchn,
+        port,
+        watched,
+    )
 }
 
 /// Whether a guest's front-end has said that it is there.
@@ -101,16 +178,17 @@ pub fn is_ready(xenstore: &mut Xenstore, guest: DomId) -> anyhow::Result<bool> {
 
 /// Whether dom0 has offered this guest a line.
 pub(crate) fn is_offered(here: &Here) -> anyhow::Result<bool> {
-    Ok(Xenstore::open(here)?.read(LINE)?.is_some())
+    Ok(Xenstore::open(here)?.read(Use::BackEnd.place())?.is_some())
 }
 
-/// A guest's end of the line that dom0 offers: a stream socket.
+/// A guest's end of the line that dom0 offers: a stream socket that never makes anybody wait.
 ///
 /// # Errors
 /// If there is none, or it is of another version of Vshmem.
-pub(crate) fn take(here: &Here) -> anyhow::Result<OwnedFd> {
+pub(crate) fn take(here: &Here, what: Use) -> anyhow::Result<OwnedFd> {
     let mut xenstore = Xenstore::open(here)?;
-    let said = xenstore.wait(LINE, PATIENCE).context(
+    let place = what.place();
+    let said = xenstore.wait(place, PATIENCE).context(
         "dom0 offers this guest no line: guests are brought in by `vshmem vm run --port xen` there, or, when they run already, by `vshmem vm attach --port xen`",
     )?;
     let numbers: Vec<u32> = said
@@ -132,13 +210,24 @@ pub(crate) fn take(here: &Here) -> anyhow::Result<OwnedFd> {
     let at = devices::map_references(&gntdev, 0, references)?;
     let words = pages::map(gntdev, at, ring::PAGES).context("the line's pages: dom0 grants them no more")?;
     let port = devices::bind_events(&evtchn, 0, *port).context("binding to dom0's event channel")?;
-    xenstore.write(READY, &VERSION.to_string())?;
+    if what == Use::BackEnd {
+        xenstore.write(READY, &VERSION.to_string())?;
+    }
     // Another line is offered when whoever served this one is gone: this end ends, and may begin anew.
     let watched = pump::Watched {
         xenstore,
-        path: LINE.to_owned(),
+        path: place.to_owned(),
         said,
         every: GUEST_LOOKS,
+        told: Arc::default(),
     };
-    Pump::start(Ring::new(Box::new(words), End::Guest), evtchn, port, watched).map(|(socket, _)| socket)
+    let (ours, theirs) = pair()?;
+    Pump::start(
+        Ring::new(Box::new(words), End::Guest),
+        theirs,
+        evtchn,
+        port,
+        watched,
+    )?;
+    Ok(ours)
 }

@@ -7,16 +7,19 @@ use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use vshmem_words::{Mapping, Words};
 
 /// How long it waits at most for something to happen.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long what was written before the socket's other end was closed may wait for room in the pages.
+/// How long what was written before the socket's other end was closed may wait for room in the pages, and what is in the pages at the end for room in the socket.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// So often are the pages emptied before anything else is looked at: the other domain may go on for ever.
+const AT_ONCE: u32 = 16;
 
 /// Where it shows that the other end is there: as long as this stands at this path.
 pub(super) struct Watched {
@@ -24,6 +27,8 @@ pub(super) struct Watched {
     pub(super) path: String,
     pub(super) said: String,
     pub(super) every: Duration,
+    /// And as long as nobody here has told it to end.
+    pub(super) told: Arc<AtomicBool>,
 }
 
 /// One end of a line at work.
@@ -72,15 +77,15 @@ impl From<Corrupt> for Over {
 }
 
 impl Pump {
-    /// Begins; gives the socket's other end.
+    /// Begins to move bytes between the pages and this socket.
     pub(super) fn start(
         ring: Ring<Box<Mapping>>,
+        socket: OwnedFd,
         evtchn: OwnedFd,
         port: u32,
         watched: Watched,
-    ) -> anyhow::Result<(OwnedFd, JoinHandle<()>)> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (ours, socket) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    ) -> anyhow::Result<JoinHandle<()>> {
+        rustix::io::ioctl_fionbio(&socket, true).context("the line's socket")?;
         let pump = Pump {
             ends: Ends::new(ring, socket),
             evtchn,
@@ -88,15 +93,15 @@ impl Pump {
             watched,
         };
         let thread = std::thread::Builder::new().name("vshmem-line".into());
-        let thread = thread
-            .spawn(move || pump.run())
-            .context("a thread for the line")?;
-        Ok((ours, thread))
+        thread.spawn(move || pump.run()).context("a thread for the line")
     }
 
     fn run(mut self) {
         let mut looked = Instant::now();
         let over = loop {
+            if self.watched.told.load(Ordering::Relaxed) {
+                break Over::Closed;
+            }
             if looked.elapsed() >= self.watched.every {
                 looked = Instant::now();
                 if self.is_gone() {
@@ -107,6 +112,10 @@ impl Pump {
                 break over;
             }
         };
+        if !matches!(over, Over::Corrupt(_)) {
+            // Whoever has ended it: what the other domain has said is heard.
+            let _ = self.ends.last_words(LAST_WORDS);
+        }
         match over {
             Over::Closed | Over::Gone => {}
             Over::Corrupt(corrupt) => tracing::warn!(
@@ -144,7 +153,11 @@ impl Pump {
         };
         let most = Timespec {
             tv_sec: 0,
-            tv_nsec: LOOK.as_nanos() as i64,
+            tv_nsec: if self.ends.is_behind()? {
+                0
+            } else {
+                LOOK.as_nanos() as i64
+            },
         };
         match poll(waits, Some(&most)) {
             Ok(_) => {}
@@ -210,35 +223,76 @@ where
         }
     }
 
+    /// Whether there is more in the pages that the socket may have room for.
+    fn is_behind(&self) -> Result<bool, Over> {
+        Ok(!self.unheard && self.held.is_empty() && self.ring.there()? > 0)
+    }
+
+    /// What was held goes to the socket, as far as that has room.
+    fn hand_on(&mut self) -> Result<(), Over> {
+        match rustix::net::send(&self.socket, &self.held, rustix::net::SendFlags::NOSIGNAL) {
+            Ok(written) => {
+                self.held.drain(..written);
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::PIPE | Errno::CONNRESET) => {
+                self.unheard = true;
+                self.held.clear();
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(())
+    }
+
     /// From the pages to the socket; whether the other end is to hear of it.
     fn inwards(&mut self) -> Result<bool, Over> {
         let mut told = false;
-        while !self.unheard {
+        for _ in 0..AT_ONCE {
             if !self.held.is_empty() {
-                match rustix::net::send(&self.socket, &self.held, rustix::net::SendFlags::NOSIGNAL) {
-                    Ok(written) => {
-                        self.held.drain(..written);
-                    }
-                    Err(Errno::AGAIN | Errno::INTR) => return Ok(told),
-                    Err(Errno::PIPE | Errno::CONNRESET) => {
-                        self.unheard = true;
-                        self.held.clear();
-                    }
-                    Err(errno) => return Err(errno.into()),
-                }
-                if self.unheard || !self.held.is_empty() {
-                    return Ok(told);
-                }
+                self.hand_on()?;
+            }
+            if self.unheard || !self.held.is_empty() {
+                break;
             }
             let mut buffer = [0; 4096];
             let (taken, waits) = self.ring.take(&mut buffer)?;
             told |= waits;
             if taken == 0 {
-                return Ok(told);
+                break;
             }
             self.held.extend(&buffer[..taken]);
         }
         Ok(told)
+    }
+
+    /// What is in the pages now goes to the socket, as long as somebody reads there; no more than that, since the other domain may go on.
+    fn last_words(&mut self, patience: Duration) -> Result<(), Over> {
+        let until = Instant::now() + patience;
+        let mut left = self.ring.there()?;
+        while !self.unheard && (left > 0 || !self.held.is_empty()) {
+            if self.held.is_empty() {
+                let mut buffer = [0; 4096];
+                let taken = self.ring.take(&mut buffer[..left])?.0;
+                // Nobody takes back what was said, but who says nonsense.
+                left = if taken == 0 { 0 } else { left - taken };
+                self.held.extend(&buffer[..taken]);
+                continue;
+            }
+            self.hand_on()?;
+            if !self.held.is_empty() && !self.unheard {
+                let patience = until.saturating_duration_since(Instant::now());
+                if patience.is_zero() {
+                    break;
+                }
+                let most = Timespec::try_from(patience).map_err(|_| Errno::INVAL)?;
+                let mut room = [PollFd::new(&self.socket, PollFlags::OUT)];
+                match poll(&mut room, Some(&most)) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// From the socket to the pages; whether anything came.
@@ -265,6 +319,7 @@ where
 mod tests {
     use super::super::ring::End;
     use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
     use vshmem_words::Heap;
 
     fn pair() -> (OwnedFd, OwnedFd) {
@@ -310,6 +365,82 @@ mod tests {
         let (mut ends, _guest) = full(&memory);
         assert_eq!(ends.wanted(Duration::MAX), Ok(PollFlags::empty()));
         assert_eq!(ends.wanted(Duration::ZERO), Err(Over::Closed));
+    }
+
+    #[test]
+    fn what_a_domain_said_before_it_was_gone_is_heard_to_the_last_byte() {
+        let memory = Heap::new(3 * 4096);
+        let (daemon, socket) = pair();
+        let mut ends = Ends::new(Ring::new(&memory, End::Host), socket);
+        let mut guest = Ring::new(&memory, End::Guest);
+        // The socket is full when the domain ends.
+        let mut sent = 0;
+        while ends.held.is_empty() {
+            guest.put(&[1; 4096]);
+            sent += 4096;
+            ends.step().unwrap();
+        }
+        guest.put(&vec![2; guest.room().unwrap()]);
+        let more = ends.ring.there().unwrap();
+        let reader = std::thread::spawn(move || {
+            let (mut got, mut buffer) = (Vec::<u8>::new(), [0; 65536]);
+            loop {
+                match rustix::io::read(&daemon, &mut buffer) {
+                    Ok(0) => return got,
+                    Ok(read) => got.extend(&buffer[..read]),
+                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
+                }
+            }
+        });
+        ends.last_words(Duration::from_secs(60)).unwrap();
+        drop(ends);
+        let got = reader.join().unwrap();
+        assert_eq!(got.len(), sent + more);
+        assert!(got[..sent].iter().all(|byte| *byte == 1) && got[sent..].iter().all(|byte| *byte == 2));
+    }
+
+    #[test]
+    fn last_words_that_nobody_reads_are_given_up() {
+        let memory = Heap::new(3 * 4096);
+        let (daemon, socket) = pair();
+        let mut ends = Ends::new(Ring::new(&memory, End::Host), socket);
+        let mut guest = Ring::new(&memory, End::Guest);
+        while ends.held.is_empty() {
+            guest.put(&[1; 4096]);
+            ends.step().unwrap();
+        }
+        ends.last_words(Duration::from_millis(1)).unwrap();
+        drop(daemon);
+        ends.last_words(Duration::from_secs(60)).unwrap();
+        assert!(ends.unheard);
+    }
+
+    #[test]
+    fn a_domain_that_never_stops_talking_does_not_keep_its_line_from_anything_else() {
+        let memory = Heap::new(3 * 4096);
+        let (daemon, socket) = pair();
+        let mut ends = Ends::new(Ring::new(&memory, End::Host), socket);
+        let mut guest = Ring::new(&memory, End::Guest);
+        let talking = std::sync::atomic::AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while talking.load(std::sync::atomic::Ordering::Relaxed) {
+                    let room = guest.room().unwrap();
+                    guest.put(&vec![1; room]);
+                }
+            });
+            scope.spawn(|| {
+                let mut buffer = [0; 65536];
+                while talking.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = rustix::io::read(&daemon, &mut buffer);
+                }
+            });
+            for _ in 0..200 {
+                ends.step().unwrap();
+            }
+            ends.last_words(Duration::from_secs(1)).unwrap();
+            talking.store(false, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]

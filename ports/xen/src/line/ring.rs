@@ -93,6 +93,12 @@ where
         if now == 0 { room() } else { Ok(now) }
     }
 
+    /// How many bytes can be taken out now.
+    pub(crate) fn there(&self) -> Result<usize, Corrupt> {
+        let put = self.words.load32(self.back.0 + PUT, Ordering::SeqCst);
+        Self::under_way(put, self.taken).map(|there| there as usize)
+    }
+
     /// Puts bytes in, no more than there is room for.
     pub(crate) fn put(&mut self, bytes: &[u8]) {
         self.copy(bytes.len(), self.put, self.out.1, |words, at, part| {
