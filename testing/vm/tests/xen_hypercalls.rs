@@ -265,7 +265,8 @@ fn compare(test: &str, exchange: &Counted, empty: &Counted) -> Result<()> {
             "{EXCHANGES} times {test} made {} calls about events in guest {guest}; daemons and the program's streams explain {events}",
             made.events
         );
-        let most = expected(beside.all()) + EXCHANGES / SELDOM;
+        // How often ticks come depends on how much of its processor a guest gets, which no two minutes of a busy machine have in common.
+        let most = 2 * expected(beside.all()) + EXCHANGES / SELDOM;
         ensure!(
             made.all() <= most,
             "{EXCHANGES} times {test} made {made:?} in guest {guest}; an empty loop, {length:.2} times as short, {beside:?}"

@@ -38,7 +38,13 @@ const TRIALS: [Trial; 7] = [
         package: "vshmem-guest",
         target: "xen",
         // Not the one whose service is a Python program: starting that takes most of a minute here.
-        tests: &["ends::", "pins::", "streams::", "a_program_finds", "a_service_that_ends"],
+        tests: &[
+            "ends::",
+            "pins::",
+            "streams::",
+            "a_program_finds",
+            "a_service_that_ends",
+        ],
         short: Some(&["a_guest_does_not_outlive"]),
         seconds: 900,
     },

@@ -1,6 +1,6 @@
 //! `--cpus`: as many virtual CPUs as it names, each pinned to its own.
 
-use crate::harness::{guest, start};
+use crate::harness::guest;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
