@@ -248,7 +248,9 @@ fn place(address: usize, flags: i32) -> Result<Place> {
     match (address, at, remap) {
         (0, _, false) => Ok(Place::Any),
         _ if over != 0 && flags & libc::SHM_RND == 0 => Err(Errno::EINVAL),
-        (_, 0, _) => Err(Errno::EINVAL),
+        (_, 0, true) => Err(Errno::EINVAL),
+        // Rounded down to the very first page: the kernel looks for nothing there, and says who may map it.
+        (_, 0, false) => Ok(Place::Over(0)),
         (_, at, true) => Ok(Place::Over(at)),
         (_, at, false) => Ok(Place::Free(at)),
     }
@@ -300,8 +302,7 @@ impl Hands for Supervisor<'_> {
     fn is_doubtful(&self) -> bool {
         match self.place {
             Place::Any => memory::limit(self.notice.thread, ADDRESS_SPACE).is_some(),
-            Place::Free(_) => true,
-            Place::Over(_) => false,
+            Place::Free(_) | Place::Over(_) => true,
         }
     }
 
@@ -316,6 +317,15 @@ impl Hands for Supervisor<'_> {
             }
             if after > HIGHEST {
                 return Err(Errno::ENOMEM);
+            }
+        }
+        if let Place::Over(at) = self.place {
+            let after = at.checked_add(whole).ok_or(Errno::ENOMEM)?;
+            if after > HIGHEST {
+                return Err(Errno::ENOMEM);
+            }
+            if memory::is_mapped(self.notice.thread, at, after) {
+                return Ok(());
             }
         }
         let most = memory::limit(self.notice.thread, ADDRESS_SPACE).unwrap_or(u64::MAX);
@@ -430,6 +440,6 @@ mod tests {
         assert_eq!(place(0x5001, 0), Err(Errno::EINVAL));
         assert_eq!(place(0x5001, libc::SHM_RND), Ok(Place::Free(0x5000)));
         assert_eq!(place(0x5000, libc::SHM_REMAP), Ok(Place::Over(0x5000)));
-        assert_eq!(place(0x10, libc::SHM_RND), Err(Errno::EINVAL));
+        assert_eq!(place(0x10, libc::SHM_RND), Ok(Place::Over(0)));
     }
 }

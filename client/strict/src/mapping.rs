@@ -153,7 +153,7 @@ fn map(held: &mut Held, errand: &Errand, from: i32) -> Result<u64, Failed> {
                     munmap(held, elsewhere, *bytes)?;
                     return Err(Failed::Errno(libc::EINVAL));
                 }
-                Err(Failed::Errno(libc::EEXIST | libc::EPERM)) => return Err(Failed::Errno(libc::EINVAL)),
+                Err(Failed::Errno(libc::EEXIST)) => return Err(Failed::Errno(libc::EINVAL)),
                 Err(other) => return Err(other),
             }
         }
