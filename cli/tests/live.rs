@@ -149,6 +149,32 @@ fn details_of_one_and_numbers_of_all() {
 }
 
 #[test]
+fn one_wrong_id_among_many_is_named_and_the_others_go() {
+    let daemon = Daemon::start();
+    let made = daemon.json(&["ipcmk", "-M", "4096", "-S", "1"]);
+    let id = |place: usize| made["created"][place]["id"].to_string();
+    let mut command = daemon.vshmem(&["ipcrm", "-m", "99", "-m", &id(0), "-s", &id(1), "-q", "7"]);
+    let output = finish(&mut command, LIMIT);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        err(&output),
+        "vshmem: shared memory segment 99: there is none with this id\n\
+         vshmem: message queue 7: there is none with this id\n"
+    );
+    assert_eq!(
+        daemon.json(&["ipcs"]),
+        serde_json::json!({"msg": [], "shm": [], "sem": []})
+    );
+    let shared = finish(&mut daemon.vshmem(&["share", "-m", "99", "a"]), LIMIT);
+    assert_eq!(shared.status.code(), Some(1));
+    assert!(
+        err(&shared).contains("no such shared memory segment"),
+        "{}",
+        err(&shared)
+    );
+}
+
+#[test]
 fn what_is_not_there_is_said_and_status_1() {
     let daemon = Daemon::start();
     for args in [

@@ -5,7 +5,12 @@ mod support;
 use support::{LIMIT, err, finish, out, vshmem};
 
 const COMMANDS: &[&str] = &[
+    "serve",
+    "join",
     "run",
+    "vm",
+    "top",
+    "demo",
     "ipcs",
     "ipcmk",
     "ipcrm",
@@ -47,6 +52,19 @@ fn manual_pages_are_written_for_every_command() {
         assert!(
             page.contains(".SH NAME") && page.contains(".SH SYNOPSIS"),
             "{page}"
+        );
+    }
+    for command in [
+        "vm-run",
+        "vm-flags",
+        "vm-attach",
+        "bench-micro",
+        "bench-scale",
+        "bench-report",
+    ] {
+        assert!(
+            folder.path().join(format!("vshmem-{command}.1")).exists(),
+            "{command}"
         );
     }
     let one = finish(&mut vshmem(&["man", "run"]), LIMIT);

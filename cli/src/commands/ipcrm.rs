@@ -6,7 +6,7 @@ use crate::inventory::KINDS;
 use crate::place::Place;
 use crate::text::parse_key;
 use crate::trouble::{FAILED, Outcome, Trouble, reason};
-use vshmem_wire::{Kind, Reply, Request};
+use vshmem_wire::{Failure, Kind, Reply, Request};
 
 /// Removes segments, sets and queues by id or key.
 #[derive(Debug, clap::Args)]
@@ -84,14 +84,12 @@ pub(crate) fn run(options: &Ipcrm) -> Outcome {
     let mut removed = Vec::new();
     let mut failed = Vec::new();
     for (kind, id) in everything(&mut connection, options.all)? {
-        settle(
-            options,
-            kind,
-            id,
-            remove(&mut connection, kind, id),
-            &mut removed,
-            &mut failed,
-        );
+        let outcome = remove(&mut connection, kind, id);
+        if outcome.as_ref().is_err_and(is_absent) {
+            // Somebody else has removed it since it was listed.
+            continue;
+        }
+        settle(options, kind, id, outcome, &mut removed, &mut failed);
     }
     for victim in victims {
         match victim {
@@ -142,7 +140,7 @@ fn settle(
     options: &Ipcrm,
     kind: Kind,
     id: i32,
-    outcome: Result<(), String>,
+    outcome: Result<(), Failure>,
     removed: &mut Vec<serde_json::Value>,
     failed: &mut Vec<(String, String)>,
 ) {
@@ -153,8 +151,16 @@ fn settle(
             }
             removed.push(serde_json::json!({"kind": word(kind), "id": id}));
         }
-        Err(why) => failed.push((describe(kind, id), why)),
+        Err(failure) if is_absent(&failure) => {
+            failed.push((describe(kind, id), "there is none with this id".to_owned()));
+        }
+        Err(failure) => failed.push((describe(kind, id), reason(&failure))),
     }
+}
+
+/// Whether the id names nothing (any more).
+fn is_absent(failure: &Failure) -> bool {
+    matches!(failure.errno, libc::EINVAL | libc::EIDRM) && failure.why.is_empty()
 }
 
 fn victims(options: &Ipcrm) -> Result<Vec<Victim>, Trouble> {
@@ -233,11 +239,8 @@ fn find(connection: &mut Connection, kind: Kind, key: i32) -> Result<i32, String
     }
 }
 
-fn remove(connection: &mut Connection, kind: Kind, id: i32) -> Result<(), String> {
-    match connection.ask(&Request::Remove { kind, id }) {
-        Ok(_) => Ok(()),
-        Err(failure) => Err(reason(&failure)),
-    }
+fn remove(connection: &mut Connection, kind: Kind, id: i32) -> Result<(), Failure> {
+    connection.ask(&Request::Remove { kind, id }).map(drop)
 }
 
 fn word(kind: Kind) -> &'static str {

@@ -96,21 +96,28 @@ fn done(connection: &mut Connection, what: &str, request: &Request) -> Outcome {
 }
 
 fn kind_of(connection: &mut Connection, id: i32, option: KindOption) -> Result<Kind, Trouble> {
-    match option {
-        KindOption { shmem: true, .. } => return Ok(Kind::Shm),
-        KindOption { queue: true, .. } => return Ok(Kind::Msg),
-        KindOption { semaphore: true, .. } => return Ok(Kind::Sem),
-        _ => {}
-    }
+    let named = match option {
+        KindOption { shmem: true, .. } => Some(Kind::Shm),
+        KindOption { queue: true, .. } => Some(Kind::Msg),
+        KindOption { semaphore: true, .. } => Some(Kind::Sem),
+        _ => None,
+    };
     let mut found = Vec::new();
-    for kind in KINDS {
+    for kind in KINDS
+        .into_iter()
+        .filter(|kind| named.is_none_or(|named| named == *kind))
+    {
         if connection.list(kind)?.iter().any(|stat| stat.id == id) {
             found.push(kind);
         }
     }
     match found[..] {
         [kind] => Ok(kind),
-        [] => Err(Trouble::new(format!("id {id}"), "no such construct").remedy("`vshmem ipcs` lists them")),
+        [] => {
+            let what = named.map_or("construct", crate::inventory::noun);
+            Err(Trouble::new(format!("id {id}"), format!("no such {what}"))
+                .remedy("`vshmem ipcs` lists them"))
+        }
         _ => Err(
             Trouble::new(format!("id {id}"), "constructs of several kinds have it")
                 .remedy("add -m, -q or -s"),

@@ -391,10 +391,12 @@ impl Backend {
         let keys = self.config.keys_of(&name);
         if let Some(guest) = self.guests.get_mut(&number) {
             if !guest.greeted {
-                self.keeper.drop_kept(start::guest_name(guest));
+                let before = start::guest_name(guest);
                 guest.greeted = true;
+                // Kept first: a successor knows what to make of a stream under both names, and of one under none it would never hear again.
                 self.keeper
                     .keep(start::guest_name(guest), guest.stream.fd().as_fd());
+                self.keeper.drop_kept(before);
                 tracing::info!(domain = %name, "a guest's front-end is there");
             }
             guest.ask_again = false;

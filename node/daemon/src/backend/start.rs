@@ -77,6 +77,15 @@ pub(crate) fn run(config: Config, handover: Handover) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Names under which streams are kept that are kept as greeted guests' as well: the former life was killed between the one and the other.
+fn twice_kept(kept: &BTreeMap<String, OwnedFd>) -> Vec<String> {
+    let attached = kept
+        .keys()
+        .filter_map(|name| Some((name, name.strip_prefix(ATTACHED)?)));
+    let twice = attached.filter(|(_, rest)| kept.contains_key(&format!("{GREETED}{rest}")));
+    twice.map(|(name, _)| name.clone()).collect()
+}
+
 /// The state of a former life, or a fresh one.
 struct Past {
     registry: Registry,
@@ -278,6 +287,10 @@ impl Backend {
         let _ = self.carry_out(again);
         let mut streams = 0;
         let mut bells = super::machines::take_out(&mut kept, BELL);
+        for name in twice_kept(&kept) {
+            kept.remove(&name);
+            self.keeper.drop_kept(name);
+        }
         for (name, fd) in kept {
             if let Some(rest) = name.strip_prefix(FORK) {
                 self.resume_fork(rest, fd);
@@ -394,5 +407,23 @@ impl Backend {
         }
         sockets::clear(&self.config.runtime_dir, self.config.made_dir);
         self.stores.retire();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_is_kept_under_both_names_is_one_guests() {
+        let names = [
+            "attached/1/2/2/uml/a",
+            "attached/3/4/4/uml/b",
+            "greeted/1/2/2/uml/a",
+            "greeted/5/6/6/uml/c",
+        ];
+        let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let kept = names.map(|name| (name.to_owned(), file())).into();
+        assert_eq!(twice_kept(&kept), ["attached/1/2/2/uml/a"]);
     }
 }
