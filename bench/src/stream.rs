@@ -131,7 +131,7 @@ impl Drop for Echo {
 
 /// The guest's side: sends back what the stream brings, until it is told to end.
 pub fn echo(port: &str) -> Result<()> {
-    let stream = vshmem_port_select::guest(vshmem_port_select::joins_by(port))?.stream()?;
+    let stream = vshmem_port_select::guest(vshmem_port_select::joins_by(port), "auto")?.stream()?;
     // Nobody else is to be waited for, so the plainest way is the fastest.
     ioctl_fionbio(&stream, false)?;
     write(&stream, &[AGAIN]).context("speaking first")?;

@@ -2,7 +2,7 @@
 //!
 //! As root on a system with apt the missing packages are installed; elsewhere they are named and the tasks go on without them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A Debian package, the file that shows it is there (or one of several, separated by `|`), and what it is for.
@@ -188,6 +188,40 @@ fn install(wanted: &'static [Package]) {
             package.name, package.for_what, package.name
         );
     }
+}
+
+/// The program that gives virtual machines vsock where the host's kernel does not, and its version.
+const VSOCK_DEVICE: (&str, &str) = ("vhost-device-vsock", "0.3.0");
+
+/// That program: built into a folder below the target folder, once (about half a minute on two cores). None where it cannot be had, and tests are skipped.
+pub(crate) fn vsock_device(target: &Path) -> Option<PathBuf> {
+    let (name, version) = VSOCK_DEVICE;
+    let root = target.join("tools");
+    let program = root.join("bin").join(name);
+    if program.exists() {
+        return Some(program);
+    }
+    eprintln!("xtask: building {name}");
+    let built = Command::new("cargo")
+        .args([
+            "install",
+            name,
+            "--version",
+            version,
+            "--locked",
+            "--debug",
+            "--quiet",
+            "--root",
+        ])
+        .arg(&root)
+        .env_remove("CARGO_TARGET_DIR")
+        .stdin(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !built {
+        eprintln!("xtask: {name} could not be built; going on without it");
+    }
+    Some(program).filter(|program| program.exists())
 }
 
 fn is_root() -> bool {

@@ -14,11 +14,20 @@ pub(crate) fn test(quick: bool) -> Result<bool> {
     lint_steps(&mut steps);
     steps.run("build", &mut cargo(&["build", "--workspace", "--all-targets"]));
     let profile = if quick { "default" } else { "full" };
+    let vsock = if quick {
+        None
+    } else {
+        setup::vsock_device(&target()?)
+    };
+    let with_vsock = |command: &mut Command| {
+        if let Some(program) = &vsock {
+            command.env("VSHMEM_VSOCK_DEVICE", program);
+        }
+    };
     if setup::has_cargo_tool("nextest") {
-        steps.run(
-            "tests",
-            &mut cargo(&["nextest", "run", "--workspace", "--profile", profile]),
-        );
+        let mut command = cargo(&["nextest", "run", "--workspace", "--profile", profile]);
+        with_vsock(&mut command);
+        steps.run("tests", &mut command);
     } else {
         eprintln!(
             "xtask: cargo-nextest is not installed (`cargo install cargo-nextest --locked`); using cargo test"
@@ -27,6 +36,7 @@ pub(crate) fn test(quick: bool) -> Result<bool> {
         if quick {
             command.args(["--exclude", "vshmem-testing-vm"]);
         }
+        with_vsock(&mut command);
         steps.run("tests", command.args(["--", "--test-threads=1"]));
     }
     steps.run(

@@ -13,11 +13,15 @@ the host need no front-end: they only need to reach the back-end's socket.
 Examples:
   vshmem join &
   vshmem join --wait &
+  vshmem join --stream vsock &
   vshmem join --port uml --domain web")]
 pub(crate) struct Join {
     /// Port that joins this machine to its host
     #[arg(long, value_name = "PORT", default_value = "auto", value_parser = clap::builder::PossibleValuesParser::new(vshmem_port_select::GUESTS))]
     port: String,
+    /// By which way the stream to the back-end goes, where a machine of QEMU's kind has both: its virtio-serial port, or vsock [auto: the port if there is one]
+    #[arg(long, value_name = "WAY", default_value = "auto", value_parser = clap::builder::PossibleValuesParser::new(vshmem_port_select::STREAMS))]
+    stream: String,
     /// Domain that this machine must be: the host decides its name, this only checks it
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
@@ -33,6 +37,7 @@ pub(crate) struct Join {
 pub(crate) fn run(options: &Join) -> Outcome {
     let all = JoinOptions {
         port: Some(options.port.clone()),
+        stream: Some(options.stream.clone()),
         domain: options.domain.clone(),
         runtime_dir: options.runtime_dir.clone(),
         wait: options.wait,

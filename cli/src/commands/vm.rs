@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use vshmem_guest::{GuestSpec, Network, Service, Special};
+use vshmem_guest::{GuestSpec, Network, Service, Special, Vsock};
 use vshmem_wire::{Reply, Request};
 
 /// The runtime folder inside a guest: memory of the guest's own, so that the host's socket is not mistaken for it.
@@ -81,6 +81,9 @@ struct Run {
     /// Kernel to boot, with its modules in /lib/modules [default: one in the cache or in /boot, else fetched from the distribution's archive into the cache]
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+    /// By which way the guest's stream goes: a virtio-serial port, or vsock (port qemu; by the host's kernel, or the program vhost-device-vsock)
+    #[arg(long, value_name = "WAY", default_value = "serial")]
+    stream: Stream,
     /// Guest memory from huge pages that were set aside, and its groups' pools in such as the kernel makes, from now on
     #[arg(long)]
     hugepages: bool,
@@ -107,6 +110,13 @@ struct Run {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "PROG")]
     program: Vec<OsString>,
+}
+
+/// By which way a guest's stream goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Stream {
+    Serial,
+    Vsock,
 }
 
 /// CPUs, in a type of its own so that clap takes the list as one value.
@@ -187,7 +197,10 @@ fn run_guest(options: &Run) -> Outcome {
     }
     let library = preload::find()?;
     let port = port(&options.port)?;
-    let (control, bells, pools) = make_domain(options, &port)?;
+    let ends = match options.stream {
+        Stream::Serial => make_domain(options, &port)?,
+        Stream::Vsock => open_domain(options, &port)?,
+    };
     let trouble = |error: std::io::Error| Trouble::new("guest", error).with_status(OURS);
     let mut spec =
         GuestSpec::new(&port, &options.domain, words(options).map_err(trouble)?).map_err(trouble)?;
@@ -198,14 +211,15 @@ fn run_guest(options: &Run) -> Outcome {
         kernel: options.kernel.clone(),
         hugepages: options.hugepages,
         numa_node: options.numa_node,
+        vsock: ends.vsock,
     };
     spec.timeout = options.timeout;
     spec.boot_timeout = options.boot_timeout;
-    spec.pools = pools;
-    spec.control = Some(control);
-    spec.bells = bells;
+    spec.pools = ends.pools;
+    spec.control = ends.control;
+    spec.bells = ends.bells;
     spec.network = network(options.network)?;
-    spec.services = vec![front_end(&spec.init, &port, &options.domain)];
+    spec.services = vec![front_end(&spec.init, &port, options)];
     surroundings(&mut spec.env, &library, &options.how);
     match vshmem_guest::run(spec) {
         Ok(outcome) => Ok(outcome.code()),
@@ -248,8 +262,63 @@ pub(crate) fn port(asked: &str) -> Result<String, Trouble> {
     .with_status(OURS))
 }
 
-/// Makes the domain at the back-end: the guest's ends of its byte stream and of its bells, and the pools of its groups.
-fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Vec<OwnedFd>, Vec<OwnedFd>), Trouble> {
+/// What a guest is given: its ends of its byte stream and of its bells, or a vsock device, and the pools of its groups.
+struct Ends {
+    control: Option<OwnedFd>,
+    vsock: Option<Vsock>,
+    bells: Vec<OwnedFd>,
+    pools: Vec<OwnedFd>,
+}
+
+/// Has the back-end expect a guest that opens its stream itself. That it is expected lasts as long as the back-end.
+fn open_domain(options: &Run, port: &str) -> Result<Ends, Trouble> {
+    let what = format!("domain {}", options.domain);
+    let ours = |why: String| Trouble::new(&*what, why).with_status(OURS);
+    let place = Place {
+        runtime_dir: options.runtime_dir.clone(),
+        domain: None,
+    };
+    let mut connection = Connection::open_as(&place, None).map_err(|trouble| trouble.with_status(OURS))?;
+    if options.hugepages {
+        pools_into_huge_pages(&mut connection, &options.domain);
+    }
+    let joins = vshmem_port_select::joins_by(port);
+    if !vshmem_port_select::SERVED.contains(&joins) {
+        return Err(ours(format!(
+            "a guest of port {port} opens no stream over vsock: leave --stream out"
+        )));
+    }
+    let request = Request::OpenDomain {
+        name: options.domain.clone(),
+        port: joins.to_owned(),
+        vsock: Some(0),
+    };
+    let doors = match connection.ask(&request) {
+        Ok(Reply::DomainOpen(doors)) => doors,
+        Ok(other) => return Err(ours(format!("unexpected answer {other:?}"))),
+        Err(failure) => return Err(ours(reason(&failure))),
+    };
+    let vsock = doors
+        .vsock
+        .ok_or_else(|| ours("the back-end takes no stream over vsock".to_owned()))?;
+    let open = |door: &vshmem_wire::PoolDoor| {
+        let file = std::fs::File::options().read(true).write(true).open(&door.file);
+        file.map(OwnedFd::from)
+            .map_err(|e| ours(format!("{}: {e}", door.file)))
+    };
+    Ok(Ends {
+        control: None,
+        vsock: Some(Vsock {
+            cid: vsock.cid,
+            place: vsock.place.into(),
+        }),
+        bells: Vec::new(),
+        pools: doors.pools.iter().map(open).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Makes the domain at the back-end.
+fn make_domain(options: &Run, port: &str) -> Result<Ends, Trouble> {
     let place = Place {
         runtime_dir: options.runtime_dir.clone(),
         domain: None,
@@ -289,9 +358,12 @@ fn make_domain(options: &Run, port: &str) -> Result<(OwnedFd, Vec<OwnedFd>, Vec<
         }
     };
     match answer {
-        Ok((Reply::DomainReady { pools, .. }, descriptors)) if pools.len() == descriptors.len() => {
-            Ok((control, theirs, descriptors))
-        }
+        Ok((Reply::DomainReady { pools, .. }, descriptors)) if pools.len() == descriptors.len() => Ok(Ends {
+            control: Some(control),
+            vsock: None,
+            bells: theirs,
+            pools: descriptors,
+        }),
         Ok((other, _)) => Err(Trouble::new(what, format!("unexpected answer {other:?}")).with_status(OURS)),
         Err(failure) => Err(Trouble::new(what, reason(&failure)).with_status(OURS)),
     }
@@ -306,19 +378,23 @@ fn pools_into_huge_pages(connection: &mut Connection, domain: &str) {
 }
 
 /// The front-end: this very command, in the guest.
-fn front_end(own: &Path, port: &str, domain: &str) -> Service {
+fn front_end(own: &Path, port: &str, options: &Run) -> Service {
+    let more: &[&str] = match options.stream {
+        Stream::Serial => &[],
+        Stream::Vsock => &["--stream", "vsock"],
+    };
     let words = [
         "join",
         "--port",
         vshmem_port_select::joins_by(port),
         "--domain",
-        domain,
+        &options.domain,
         "--runtime-dir",
         GUEST_FOLDER,
     ];
     Service {
         argv: std::iter::once(own.into())
-            .chain(words.map(OsString::from))
+            .chain(words.iter().chain(more).map(OsString::from))
             .collect(),
         ready: Some(Path::new(GUEST_FOLDER).join(crate::connection::SOCKET)),
         patience: JOIN,

@@ -29,7 +29,9 @@ pub mod types;
 
 pub use codec::{Deframer, WireError, decode, encode, frame};
 pub use link::Link;
-pub use request::{Answer, Doors, Envelope, Failure, PoolDoor, Reply, Request, ShownPool, Verdict};
+pub use request::{
+    Answer, Doors, Envelope, Failure, PoolDoor, Reply, Request, ShownPool, Verdict, VsockDoor,
+};
 pub use stream::{Down, Up};
 pub use types::*;
 

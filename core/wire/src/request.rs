@@ -315,6 +315,8 @@ pub enum Request {
         name: String,
         /// Port name.
         port: String,
+        /// Its machine has a vsock device, by which its stream may come, with this CID; 0: with one that the back-end chooses.
+        vsock: Option<u32>,
     },
     /// What the back-end says of itself.
     Status,
@@ -457,6 +459,15 @@ pub struct PoolDoor {
     pub file: String,
 }
 
+/// Where a machine's stream may come by vsock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VsockDoor {
+    /// The machine's CID.
+    pub cid: u32,
+    /// For hypervisors that turn vsock into unix sockets: where theirs is to be. The back-end's are beside it.
+    pub place: String,
+}
+
 /// Where the hypervisor of a machine that somebody else starts finds what it needs: paths on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doors {
@@ -464,6 +475,8 @@ pub struct Doors {
     pub control: String,
     /// The pools of its groups: a device for each.
     pub pools: Vec<PoolDoor>,
+    /// Where its stream may come by vsock.
+    pub vsock: Option<VsockDoor>,
     /// Interrupt vectors of each device.
     pub vectors: u16,
     /// The configuration names the domain: its sockets are there after a restart of the host, too.

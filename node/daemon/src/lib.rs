@@ -58,6 +58,8 @@ pub struct ServeOptions {
 pub struct JoinOptions {
     /// The port's name; `auto` or nothing: whichever is found.
     pub port: Option<String>,
+    /// By which way its stream goes, where the port has several; `auto` or nothing: whichever is found.
+    pub stream: Option<String>,
     /// The domain's name, which the host decides: joining fails if it is another one.
     pub domain: Option<String>,
     /// The runtime directory, over what the environment says.
@@ -168,6 +170,7 @@ fn keep(
 pub fn join(options: JoinOptions, given: Option<Given>) -> anyhow::Result<()> {
     let setup = frontend::Setup {
         port: options.port.unwrap_or_else(|| "auto".into()),
+        stream: options.stream.unwrap_or_else(|| "auto".into()),
         domain: options.domain,
         runtime_dir: sockets::runtime_dir(options.runtime_dir.as_deref())?,
         made_dir: false,
@@ -179,7 +182,7 @@ pub fn join(options: JoinOptions, given: Option<Given>) -> anyhow::Result<()> {
     }
     if given.is_none() {
         // What is missing is better said before there is a daemon.
-        drop(vshmem_port_select::guest(&setup.port)?);
+        drop(vshmem_port_select::guest(&setup.port, &setup.stream)?);
     }
     join_once(setup, given).map(drop)
 }

@@ -7,7 +7,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fs::FileType;
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// Name of the main socket in the runtime directory.
@@ -16,6 +16,8 @@ pub const MAIN: &str = "vshmem.sock";
 pub const DOMAINS: &str = "domains";
 /// Folder of the sockets for machines that somebody else starts, one folder a domain.
 pub(crate) const MACHINES: &str = "machines";
+/// In such a folder: what vsock leads to.
+const STREAMS: &str = "vsock";
 /// Name of the first group's pool, as a file, for their hypervisors; for another group's, a dash and its name follow.
 pub(crate) const POOL: &str = "pool";
 /// Name of the lock file.
@@ -114,6 +116,39 @@ pub(crate) fn listen_for_machine(path: &Path, config: &SocketConfig) -> anyhow::
     listen_for(path, config, SocketType::STREAM)
 }
 
+/// Where the hypervisor of a machine that opens its stream itself is to listen, if it turns vsock into unix sockets.
+pub(crate) fn stream_place(dir: &Path, domain: &str) -> PathBuf {
+    dir.join(MACHINES).join(domain).join(STREAMS).join("host")
+}
+
+/// Listens beside that place for what the hypervisor connects for port `port`, in a folder that is made anew and belongs to the hypervisor's user: whoever may
+/// write to the sockets may make some there. Nothing is made in it later, when that user can have put anything in its place.
+pub(crate) fn listen_for_streams(
+    dir: &Path,
+    domain: &str,
+    port: u32,
+    config: &SocketConfig,
+) -> anyhow::Result<OwnedFd> {
+    let place = stream_place(dir, domain);
+    let folder = place.parent().unwrap_or(dir);
+    let said = || format!("making {}", folder.display());
+    if is(folder, FileType::is_dir) {
+        clear_sockets(folder);
+    }
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(folder)
+        .with_context(said)?;
+    let path = folder.join(format!("host_{port}"));
+    let listener = listen_for(&path, config, SocketType::STREAM)?;
+    let everybody = [0o600, 0o060, 0o006].into_iter().zip([0o700, 0o070, 0o007]);
+    let mode = everybody.filter(|(writes, _)| config.mode & writes != 0);
+    let mode = mode.fold(0, |mode, (_, all)| mode | all);
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).with_context(said)?;
+    chown(folder, config.uid, config.gid).with_context(said)?;
+    Ok(listener)
+}
+
 /// Makes a name in the runtime directory lead to a pool, a descriptor of this process, in one step: whoever opens it opens the pool.
 pub(crate) fn link_pool(dir: &Path, name: &str, descriptor: BorrowedFd<'_>) -> anyhow::Result<()> {
     let target = format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd());
@@ -175,10 +210,8 @@ pub(crate) fn remove(path: &Path) {
 pub(crate) fn clear(dir: &Path, made: bool) {
     let machines = dir.join(MACHINES);
     for domain in entries(&machines) {
-        for socket in entries(&domain).filter(|path| is(path, FileType::is_socket)) {
-            let _ = std::fs::remove_file(socket);
-        }
-        let _ = std::fs::remove_dir(domain);
+        clear_sockets(&domain.join(STREAMS));
+        clear_sockets(&domain);
     }
     let _ = std::fs::remove_dir(machines);
     for path in entries(dir).filter(|path| is(path, FileType::is_symlink)) {
@@ -196,6 +229,14 @@ pub(crate) fn clear(dir: &Path, made: bool) {
     if made {
         let _ = std::fs::remove_dir(dir);
     }
+}
+
+/// Removes the sockets in a folder, and the folder if nothing else is in it.
+fn clear_sockets(folder: &Path) {
+    for socket in entries(folder).filter(|path| is(path, FileType::is_socket)) {
+        let _ = std::fs::remove_file(socket);
+    }
+    let _ = std::fs::remove_dir(folder);
 }
 
 fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {

@@ -32,7 +32,7 @@ pub(crate) fn join(setup: &Setup) -> anyhow::Result<()> {
 /// Waits until this machine can join; `false` if it was told to stop first.
 fn is_guest(setup: &Setup, signals: &OwnedFd) -> anyhow::Result<bool> {
     let mut told = false;
-    while let Err(why) = vshmem_port_select::guest(&setup.port) {
+    while let Err(why) = vshmem_port_select::guest(&setup.port, &setup.stream) {
         if !told {
             tracing::warn!("waiting until this machine can join: {why:#}");
             told = true;

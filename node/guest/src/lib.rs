@@ -16,4 +16,4 @@ pub mod init;
 
 pub use frame::Outcome;
 pub use host::{GuestSpec, Network, RunError, Service, Streams, User, run};
-pub use vshmem_port::boot::Special;
+pub use vshmem_port::boot::{Special, Vsock};

@@ -55,6 +55,17 @@ pub struct Special {
     pub hugepages: bool,
     /// The host's NUMA node for guest memory and pool.
     pub numa_node: Option<u32>,
+    /// A vsock device, over which the machine's stream goes instead of [`MachineSpec::control`].
+    pub vsock: Option<Vsock>,
+}
+
+/// A machine's vsock device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vsock {
+    /// The machine's address.
+    pub cid: u32,
+    /// Where its hypervisor listens, if it turns vsock into unix sockets; the back-end's are beside it.
+    pub place: PathBuf,
 }
 
 impl Special {
@@ -67,6 +78,7 @@ impl Special {
             (self.kernel.is_some(), "a kernel of your choice"),
             (self.hugepages, "huge pages"),
             (self.numa_node.is_some(), "a NUMA node"),
+            (self.vsock.is_some(), "a stream over vsock"),
         ];
         match asked.iter().find(|(asked, _)| *asked) {
             Some((_, what)) => Err(BootError::Unsupported(format!(

@@ -9,6 +9,26 @@ pub enum Device {
     File,
 }
 
+/// By which way the machine's stream is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// A serial port of the machine, which the hypervisor connects to the back-end's socket.
+    Serial,
+    /// vsock, by the host's kernel.
+    Vsock,
+    /// vsock, by a program that turns it into unix sockets.
+    VsockUser,
+}
+
+/// How the machine is to reach the back-end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// Its memory.
+    pub device: Device,
+    /// Its stream.
+    pub way: Way,
+}
+
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flags {

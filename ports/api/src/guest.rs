@@ -33,6 +33,10 @@ pub trait GuestPort: Send {
     fn detect(&self) -> anyhow::Result<()>;
     /// The byte stream to the back-end, raw and non-blocking.
     fn stream(&self) -> anyhow::Result<OwnedFd>;
+    /// Whether the stream is a connection that ends when nobody has it open, and not a device that is opened again: then the front-end's keeper holds it, too.
+    fn stream_ends_with_its_holder(&self) -> bool {
+        false
+    }
     /// The domain's bells, if it has any; called once, by a front-end that does not have them from a former life. A port without bells keeps this default:
     /// its domains are rung by the stream.
     ///

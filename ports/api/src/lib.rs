@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`store`] | how construct memory is made, reached and taken back, on the back-end's side |
+//! | [`arrivals`] | streams that guests open themselves, and how the privileged program among a guest's is told from others |
 //! | [`boot`] | how a port starts a machine of its own, and what that machine's first process must know |
 //! | [`first_root`] | what a guest's kernel begins with, until the host's tree is there |
 //! | [`kernel`] | a distribution's kernel on the disk, with the modules that a guest needs |
@@ -14,6 +15,7 @@
 //!
 //! Ports hold mechanism; meaning (keys, ids, permissions, semaphores) is the upper half's.
 
+pub mod arrivals;
 pub mod boot;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -12,6 +12,7 @@
 use crate::channel::{self, CONTROL};
 use crate::device::{self, ADD_ONE, Device};
 use crate::peek::look;
+use crate::vsock::front;
 use anyhow::{Context, bail};
 use rustix::fd::OwnedFd;
 use std::fmt::Write as _;
@@ -20,11 +21,23 @@ use vshmem_port::guest::{GuestPort, Pulled};
 use vshmem_wire::Window;
 use vshmem_wire::pool::PoolHeader;
 
+/// By which way the stream goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The virtio-serial port if there is one, else vsock.
+    Whichever,
+    /// The virtio-serial port.
+    Serial,
+    /// vsock.
+    Vsock,
+}
+
 /// The guest's side of the port.
 #[derive(Debug, Clone)]
 pub struct IvshmemGuest {
     sys: PathBuf,
     dev: PathBuf,
+    way: Way,
     /// The devices of the pools that the back-end told, in that order.
     chosen: Vec<Device>,
 }
@@ -34,12 +47,38 @@ impl Default for IvshmemGuest {
         Self {
             sys: "/sys".into(),
             dev: "/dev".into(),
+            way: Way::Whichever,
             chosen: Vec::new(),
         }
     }
 }
 
 impl IvshmemGuest {
+    /// With a stream by this way.
+    #[must_use]
+    pub fn by(way: Way) -> Self {
+        Self {
+            way,
+            ..Self::default()
+        }
+    }
+
+    /// The virtio-serial port of the stream, or None for vsock.
+    fn serial(&self) -> anyhow::Result<Option<PathBuf>> {
+        if self.way == Way::Vsock {
+            return front::detect(&self.dev).map(|_| None);
+        }
+        let why = match channel::find(&self.sys, &self.dev, CONTROL) {
+            Ok(port) => return Ok(Some(port)),
+            Err(why) if self.way == Way::Serial => return Err(why),
+            Err(why) => why,
+        };
+        match front::detect(&self.dev) {
+            Ok(_) => Ok(None),
+            Err(neither) => bail!("no stream to the back-end: {why}; and {neither}"),
+        }
+    }
+
     fn devices(&self) -> anyhow::Result<Vec<Device>> {
         let found = device::find(&self.sys)?;
         if found.is_empty() {
@@ -121,11 +160,18 @@ impl GuestPort for IvshmemGuest {
 
     fn detect(&self) -> anyhow::Result<()> {
         self.devices()?;
-        channel::find(&self.sys, &self.dev, CONTROL).map(drop)
+        self.serial().map(drop)
     }
 
     fn stream(&self) -> anyhow::Result<OwnedFd> {
-        channel::open(&channel::find(&self.sys, &self.dev, CONTROL)?)
+        match self.serial()? {
+            Some(port) => channel::open(&port),
+            None => front::open(),
+        }
+    }
+
+    fn stream_ends_with_its_holder(&self) -> bool {
+        self.serial().is_ok_and(|port| port.is_none())
     }
 
     fn choose(&mut self, pools: &[PoolHeader]) -> anyhow::Result<()> {
@@ -182,6 +228,7 @@ mod tests {
         IvshmemGuest {
             sys: root.to_owned(),
             dev: root.join("dev"),
+            way: Way::Whichever,
             chosen: Vec::new(),
         }
     }
@@ -212,7 +259,18 @@ mod tests {
         );
         device::tests::put(root.path(), "0000:00:04.0", IVSHMEM, Some(8192));
         let why = port(root.path()).detect().unwrap_err().to_string();
-        assert!(why.contains(CONTROL), "{why}");
+        assert!(
+            why.contains(CONTROL) && why.contains("vmw_vsock_virtio_transport"),
+            "{why}"
+        );
+        for (way, word, other) in [(Way::Serial, CONTROL, "vsock"), (Way::Vsock, "vsock", CONTROL)] {
+            let port = IvshmemGuest {
+                way,
+                ..port(root.path())
+            };
+            let why = port.detect().unwrap_err().to_string();
+            assert!(why.contains(word) && !why.contains(other), "{way:?}: {why}");
+        }
         channel::tests::put(root.path(), "vport1p1", CONTROL);
         port(root.path()).detect().unwrap();
     }

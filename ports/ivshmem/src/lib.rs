@@ -1,4 +1,4 @@
-//! The ivshmem port: pool in BAR2 of QEMU's ivshmem device, mapped without a driver; a virtio-serial port as stream.
+//! The ivshmem port: pool in BAR2 of QEMU's ivshmem device, mapped without a driver; a virtio-serial port or vsock as stream.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -9,6 +9,7 @@
 //! | [`channel`] | the virtio-serial port that leads to the back-end |
 //! | [`flags`] | on the host: what to add to a virtual machine of somebody's own |
 //! | [`server`] | on the host: the server of `ivshmem-doorbell` devices |
+//! | [`vsock`] | the stream over vsock: both ends |
 //! | `peek` | the pool's header, read through a device |
 
 pub mod boot;
@@ -19,3 +20,4 @@ pub mod guest;
 pub mod inside;
 mod peek;
 pub mod server;
+pub mod vsock;

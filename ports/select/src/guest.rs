@@ -3,7 +3,7 @@
 use anyhow::bail;
 use std::os::fd::OwnedFd;
 use vshmem_port::guest::GuestPort;
-use vshmem_port_ivshmem::guest::IvshmemGuest;
+use vshmem_port_ivshmem::guest::{IvshmemGuest, Way};
 use vshmem_port_local::LocalGuest;
 use vshmem_port_uml::guest::UmlGuest;
 use vshmem_port_xen::guest::XenGuest;
@@ -11,28 +11,37 @@ use vshmem_port_xen::guest::XenGuest;
 /// What `vshmem join --port` takes.
 pub const GUESTS: &[&str] = &["auto", "local", "uml", "ivshmem", "xen"];
 
+/// What `vshmem join --stream` takes.
+pub const STREAMS: &[&str] = &["auto", "serial", "vsock"];
+
 const LOCAL_NEEDS_NONE: &str = "containers and processes of the host need no front-end: give the container the daemon's runtime directory \
      (bind-mount it, and set VSHMEM_RUNTIME_DIR where its path differs), then `vshmem run` works there as on the host";
 
 /// Ports with a front-end of their own, in the order in which `auto` tries them.
-fn candidates() -> [Box<dyn GuestPort>; 3] {
-    [
-        Box::new(UmlGuest),
-        Box::<IvshmemGuest>::default(),
-        Box::<XenGuest>::default(),
-    ]
+fn candidates(stream: &str) -> anyhow::Result<Vec<Box<dyn GuestPort>>> {
+    let by = |way| Box::new(IvshmemGuest::by(way)) as Box<dyn GuestPort>;
+    Ok(match stream {
+        "auto" => vec![Box::new(UmlGuest), by(Way::Whichever), Box::<XenGuest>::default()],
+        // The other ports' machines have one way.
+        "serial" => vec![by(Way::Serial)],
+        "vsock" => vec![by(Way::Vsock)],
+        _ => bail!(
+            "there is no stream {stream:?}; these there are: {}",
+            STREAMS.join(", ")
+        ),
+    })
 }
 
-/// The port called `name`, or with `auto` the first whose guest this machine is.
+/// The port called `name`, or with `auto` the first whose guest this machine is; its stream goes by the way called `stream`, or with `auto` by whichever there is.
 ///
 /// # Errors
 /// If there is no such port, or this machine is no domain of it: the text says what is missing and what to do.
-pub fn guest(name: &str) -> anyhow::Result<Box<dyn GuestPort>> {
+pub fn guest(name: &str, stream: &str) -> anyhow::Result<Box<dyn GuestPort>> {
     if name == "local" {
         bail!("{LOCAL_NEEDS_NONE}");
     }
     let mut reasons = Vec::new();
-    for port in candidates() {
+    for port in candidates(stream)? {
         if name != "auto" && name != port.name() {
             continue;
         }
@@ -40,6 +49,9 @@ pub fn guest(name: &str) -> anyhow::Result<Box<dyn GuestPort>> {
             Ok(()) => return Ok(port),
             Err(why) => reasons.push(format!("{}: {why:#}", port.name())),
         }
+    }
+    if reasons.is_empty() && stream != "auto" && GUESTS.contains(&name) {
+        bail!("a guest of port {name} has one stream alone: leave --stream out");
     }
     if reasons.is_empty() {
         bail!(
@@ -67,7 +79,7 @@ mod tests {
     use super::*;
 
     fn refusal(name: &str) -> String {
-        match guest(name) {
+        match guest(name, "auto") {
             Ok(port) => panic!("{} detected on the build machine", port.name()),
             Err(why) => format!("{why:#}"),
         }
@@ -80,6 +92,9 @@ mod tests {
         assert!(refusal("uml").contains("no UML guest"));
         assert!(refusal("ivshmem").contains("no ivshmem device"));
         assert!(refusal("xen").contains("does not run on Xen"));
+        let of = |name, stream| guest(name, stream).err().map(|why| why.to_string());
+        assert!(of("uml", "vsock").is_some_and(|why| why.contains("leave --stream out")));
+        assert!(of("ivshmem", "pigeon").is_some_and(|why| why.contains("auto, serial, vsock")));
         let all = refusal("auto");
         assert!(
             all.contains("uml:") && all.contains("ivshmem:") && all.contains("local:"),

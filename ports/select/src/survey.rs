@@ -1,6 +1,8 @@
 //! Which ports work here, and what to do about those that do not: what `vshmem doctor` prints.
 
 use crate::guest;
+use std::path::Path;
+use vshmem_port_ivshmem::vsock::report as vsock;
 use vshmem_port_local::PoolStore;
 
 /// One port's part here.
@@ -37,17 +39,34 @@ pub fn survey() -> Vec<Finding> {
         Finding::of("uml", "join as a guest", inside("uml")),
         Finding::of("qemu", "start guests", starts("qemu")),
         Finding::of("ivshmem", "join as a guest", inside("ivshmem")),
+        Finding::of("ivshmem", "give machines a stream over vsock", vsock::host()),
         Finding::of("xen", "serve memory in grants", granting()),
         Finding::of("xen", "join as a guest", inside("xen")),
     ]
 }
 
-/// The devices through which this machine, if it is a guest, is shown memory.
+/// The devices through which this machine, if it is a guest, is shown memory, and its vsock.
 pub fn devices() -> Vec<Finding> {
-    let devices = vshmem_port_ivshmem::device::report(std::path::Path::new("/sys"));
+    let (sys, dev) = (Path::new("/sys"), Path::new("/dev"));
+    let devices = vshmem_port_ivshmem::device::report(sys);
     let part = "the device with the group's memory";
     let finding = |found| Finding::of("ivshmem", part, found);
-    devices.into_iter().map(finding).collect()
+    let stream = vsock::guest(sys, dev).map(|found| Finding::of("ivshmem", "a stream over vsock", found));
+    devices.into_iter().map(finding).chain(stream).collect()
+}
+
+/// Whether machines of this host can be given a stream over vsock: how, or what is missing and what to do.
+///
+/// # Errors
+/// What is missing.
+pub fn vsock_for_machines() -> Result<String, String> {
+    vsock::host()
+}
+
+/// The program that gives machines vsock where the kernel does not.
+#[must_use]
+pub fn vsock_program() -> Option<std::path::PathBuf> {
+    vsock::program()
 }
 
 /// Why the group's memory may be slow here, and what to do about it.
@@ -87,7 +106,7 @@ fn granting() -> Result<String, String> {
 }
 
 fn inside(port: &str) -> Result<String, String> {
-    guest(port)
+    guest(port, "auto")
         .map(|_| match vshmem_port_xen::directory::read() {
             Ok(found) if port == "xen" => format!(
                 "this machine is a guest: `vshmem join --port {port}`; dom0 shows it {} constructs",

@@ -136,6 +136,9 @@ impl Actor {
             Place::Qemu(domain) => machine.command(&[
                 "vm", "run", "--port", "qemu", "--domain", domain, "--mem", "192M", "--",
             ]),
+            Place::QemuVsock(domain) => machine.command(&[
+                "vm", "run", "--port", "qemu", "--stream", "vsock", "--domain", domain, "--mem", "192M", "--",
+            ]),
             Place::Xen(domain) => machine.command(&[
                 "vm",
                 "run",

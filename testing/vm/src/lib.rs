@@ -20,4 +20,6 @@ pub mod scenario;
 pub mod soak;
 
 pub use actor::{Actor, Answer};
-pub use machine::{Machine, Place, containers_available, missing, qemu_missing, uml_available, xen_missing};
+pub use machine::{
+    Machine, Place, containers_available, missing, qemu_missing, uml_available, vsock_missing, xen_missing,
+};

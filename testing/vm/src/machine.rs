@@ -23,6 +23,8 @@ pub enum Place {
     Uml(&'static str),
     /// In a QEMU guest.
     Qemu(&'static str),
+    /// In a QEMU guest whose stream goes over vsock.
+    QemuVsock(&'static str),
     /// In a guest of Xen.
     Xen(&'static str),
 }
@@ -48,6 +50,11 @@ pub fn qemu_missing() -> Option<String> {
     FOUND
         .get_or_init(|| look().err().map(|why| format!("{why:#}")))
         .clone()
+}
+
+/// Why QEMU guests cannot have a stream over vsock here, if they cannot: besides QEMU the kernel's vhost-vsock or the program vhost-device-vsock is missing.
+pub fn vsock_missing() -> Option<String> {
+    qemu_missing().or_else(|| vshmem_port_select::vsock_for_machines().err())
 }
 
 /// Why guests of Xen cannot be booted here, if they cannot: most often because this is not dom0. `cargo xtask xen-lab --test` runs these tests in one.

@@ -99,6 +99,11 @@ impl Guest {
             ring_owed: false,
         }
     }
+
+    /// Nothing was heard of it for so long that it is worth a line in the log.
+    pub(super) fn is_silent(&self) -> bool {
+        self.heard.elapsed() > SILENCE
+    }
 }
 
 impl Backend {
@@ -448,7 +453,7 @@ impl Backend {
         }
     }
 
-    fn lose_guest(&mut self, number: u32, why: &str) {
+    pub(super) fn lose_guest(&mut self, number: u32, why: &str) {
         let Some(guest) = self.guests.remove(&number) else {
             return;
         };

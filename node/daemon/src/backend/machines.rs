@@ -6,12 +6,15 @@
 //! | `device.sock` | the port's device server, with the first group's pool |
 //! | `device-GROUP.sock` | the same with the pool of another group |
 //!
+//! Streams that machines open themselves are `streams`'.
+//!
 //! A domain's name is that of the folder its hypervisor connects in, never what a guest says. Who may connect reaches the whole pool: the sockets' modes are the
 //! border. A hypervisor may come, go and come back; while one is there, a second one's stream is refused.
 //!
 //! Listening sockets and what the servers hold are the keeper's, so that hypervisors notice nothing of a killed daemon.
 
 use super::requests::is_domain_name;
+use super::streams::Streams;
 use super::{Backend, start};
 use crate::keeper::Keeper;
 use crate::process::reactor::Token;
@@ -32,8 +35,10 @@ const MOST_A_SECOND: u32 = 20;
 
 /// What is behind a listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Behind {
+pub(super) enum Behind {
     Control,
+    /// Streams that the machine of this CID opens itself.
+    Stream(u32),
     /// With the pool of this group.
     Device(u16),
 }
@@ -47,8 +52,9 @@ fn suffix(config: &GroupConfig, group: u16) -> String {
 }
 
 impl Behind {
-    fn word(self, config: &GroupConfig) -> String {
+    pub(super) fn word(self, config: &GroupConfig) -> String {
         match self {
+            Behind::Stream(cid) => format!("{}{cid}", start::VSOCK),
             Behind::Control => "control".to_owned(),
             Behind::Device(group) => format!("device{}", suffix(config, group)),
         }
@@ -79,6 +85,8 @@ struct MachineDoor {
 pub(super) struct Machines {
     doors: Vec<MachineDoor>,
     servers: Vec<Server>,
+    /// For machines that open their streams themselves.
+    pub(super) streams: Option<Streams>,
 }
 
 /// What a port's server has held, in the keeper's hands.
@@ -125,10 +133,13 @@ impl Backend {
         let mut listeners = take_out(kept, start::MACHINE);
         let mut held = take_out(kept, start::DEVICE);
         let mut wanted: Vec<(String, String)> = Vec::new();
+        let mut cids: BTreeMap<String, u32> = BTreeMap::new();
         for name in listeners.keys() {
             let mut words = name.splitn(3, '/');
             if let (Some(port), Some(domain)) = (words.next(), words.next()) {
                 wanted.push((domain.to_owned(), port.to_owned()));
+                let cid = words.next().and_then(Self::kept_cid);
+                cids.extend(cid.map(|cid| (domain.to_owned(), cid)));
             }
         }
         for (domain, port) in self.config.guests() {
@@ -139,8 +150,13 @@ impl Backend {
         wanted.sort();
         wanted.dedup();
         for (domain, port) in wanted {
+            let said = || format!("domain {domain:?}");
             self.open_machine(&domain, &port, &mut listeners, &mut held)
-                .with_context(|| format!("domain {domain:?}"))?;
+                .with_context(said)?;
+            if let Some(cid) = self.cid_of(&domain).or(cids.get(&domain).copied()) {
+                self.open_stream_door(&domain, &port, cid, &mut listeners)
+                    .with_context(said)?;
+            }
         }
         Ok(())
     }
@@ -178,18 +194,31 @@ impl Backend {
             opened.push((behind, name, listener));
         }
         for (behind, name, listener) in opened {
-            self.keeper
-                .keep(format!("{}{name}", start::MACHINE), listener.as_fd());
-            let index = u32::try_from(self.machines.doors.len())?;
-            self.reactor.watch(&listener, Token::Machine(index))?;
-            self.machines.doors.push(MachineDoor {
-                domain: domain.to_owned(),
-                port: port.to_owned(),
-                behind,
-                listener,
-                accepted: 0,
-            });
+            self.add_machine_door(domain, port, behind, &name, listener)?;
         }
+        Ok(())
+    }
+
+    /// Watches a listening socket, and has the keeper hold it under this name.
+    pub(super) fn add_machine_door(
+        &mut self,
+        domain: &str,
+        port: &str,
+        behind: Behind,
+        name: &str,
+        listener: OwnedFd,
+    ) -> anyhow::Result<()> {
+        self.keeper
+            .keep(format!("{}{name}", start::MACHINE), listener.as_fd());
+        let index = u32::try_from(self.machines.doors.len())?;
+        self.reactor.watch(&listener, Token::Machine(index))?;
+        self.machines.doors.push(MachineDoor {
+            domain: domain.to_owned(),
+            port: port.to_owned(),
+            behind,
+            listener,
+            accepted: 0,
+        });
         Ok(())
     }
 
@@ -233,7 +262,13 @@ impl Backend {
     }
 
     /// Somebody is about to start a machine.
-    pub(super) fn open_domain(&mut self, client: u32, domain: &str, port: &str) -> Verdict {
+    pub(super) fn open_domain(
+        &mut self,
+        client: u32,
+        domain: &str,
+        port: &str,
+        vsock: Option<u32>,
+    ) -> Verdict {
         self.check_may_bring_in(client)?;
         if !is_domain_name(domain) || domain == start::HOST || !vshmem_port_select::SERVED.contains(&port) {
             let why =
@@ -256,8 +291,15 @@ impl Backend {
         }
         let configured = configured.is_some();
         let pools = self.pools_of(domain, port)?;
+        let unusable = |e: anyhow::Error| Failure::because(libc::EINVAL, format!("{e:#}"));
+        let cid = vsock.map(|wish| self.choose_cid(domain, wish)).transpose();
+        let cid = cid.map_err(unusable)?;
         self.open_machine(domain, port, &mut BTreeMap::new(), &mut BTreeMap::new())
-            .map_err(|e| Failure::because(libc::EINVAL, format!("{e:#}")))?;
+            .map_err(unusable)?;
+        if let Some(cid) = cid {
+            self.open_stream_door(domain, port, cid, &mut BTreeMap::new())
+                .map_err(unusable)?;
+        }
         let dir = &self.config.runtime_dir;
         let path = |behind: Behind| sockets::machine_path(dir, domain, &behind.word(self.registry.group()));
         let control = path(Behind::Control);
@@ -272,6 +314,7 @@ impl Backend {
         });
         Ok(Reply::DomainOpen(Doors {
             pools: pools.collect(),
+            vsock: self.stream_door(domain),
             control: control.display().to_string(),
             vectors: self.config.machines.vectors,
             configured,
@@ -312,6 +355,10 @@ impl Backend {
                 .bring_in(domain.clone(), port, socket, Vec::new())
                 .map(drop)
                 .map_err(|failure| failure.why),
+            Behind::Stream(_) => {
+                self.stream_connects(&domain, socket);
+                Ok(())
+            }
             Behind::Device(group) => self.device_connects(&domain, (&port, group), socket),
         };
         if let Err(why) = refused

@@ -11,6 +11,7 @@
 //! | [`bells`] | guests' lines for ringing past their front-ends |
 //! | [`neighbours`] | guests that ring each other with nobody in between |
 //! | [`machines`] | sockets for machines that somebody else starts |
+//! | [`streams`] | streams that machines open themselves |
 //! | [`effects`] | what the registry wants done to construct memory |
 //! | [`stat`], [`behalf`] | reading and operating on sets and queues |
 //! | [`placement`] | pools in huge pages |
@@ -31,6 +32,7 @@ mod resident;
 mod start;
 mod stat;
 mod stores;
+mod streams;
 mod world;
 
 use crate::clients::{Clients, Event};
@@ -180,6 +182,7 @@ impl Backend {
             Token::Clock => self.second(&mut events),
             Token::Machine(door) => self.machine_connects(door),
             Token::Device(server) => self.serve_devices(server),
+            Token::Streams => self.serve_streams(),
             // Only a front-end has sleepers to look at.
             Token::Look => {}
         }
@@ -204,6 +207,7 @@ impl Backend {
         self.clients.expire(&self.reactor, events);
         self.heartbeats(seconds);
         self.machines_second();
+        self.streams_second();
         self.stores.second();
         self.show_constructs();
         self.heap.second();

@@ -242,7 +242,9 @@ impl Backend {
                     Err(failure) => (Err(failure), Vec::new()),
                 }
             }
-            Request::OpenDomain { name, port } => (self.open_domain(client, &name, &port), Vec::new()),
+            Request::OpenDomain { name, port, vsock } => {
+                (self.open_domain(client, &name, &port, vsock), Vec::new())
+            }
             Request::UseHugePages { domain } => (self.put_into_huge_pages(client, &domain), Vec::new()),
             body => {
                 let (verdict, memory) = self.request(client, seq, body);

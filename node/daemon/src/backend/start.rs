@@ -39,6 +39,8 @@ const FORK: &str = "fork/";
 const BELL: &str = "bell/";
 /// Listening sockets for hypervisors.
 pub(super) const MACHINE: &str = "machine/";
+/// Within such a name, before the CID, the one for streams that a machine opens itself.
+pub(super) const VSOCK: &str = "vsock-";
 /// What ports' device servers hold.
 pub(super) const DEVICE: &str = "device/";
 

@@ -246,6 +246,8 @@ struct DomainTable {
     #[serde(default)]
     keys: Option<String>,
     #[serde(default)]
+    cid: Option<u32>,
+    #[serde(default)]
     groups: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     routes: BTreeMap<Spanned<String>, Spanned<String>>,
@@ -290,6 +292,10 @@ impl File {
             };
             of_domains.insert(name.clone(), of_domain);
             let checked = domain.checked().with_context(|| format!("domain {name:?}"))?;
+            let mut others = config.domains.iter();
+            if let Some((other, _)) = others.find(|(_, of)| of.cid.is_some() && of.cid == checked.cid) {
+                bail!("domains {other:?} and {name:?} have the same cid");
+            }
             ensure!(
                 config.domains.insert(name.clone(), checked).is_none(),
                 "domain {name:?} is there twice"
@@ -361,7 +367,17 @@ impl DomainTable {
             self.name != crate::backend::HOST || self.port.as_deref().is_none_or(|port| port == LOCAL),
             "the host itself is no guest: take another name, or leave the port out"
         );
+        if let Some(cid) = self.cid {
+            super::check_cid(cid).context("cid")?;
+            let port = self.port.as_deref().unwrap_or(LOCAL);
+            ensure!(
+                vshmem_port_select::SERVED.contains(&port),
+                "cid is for machines that somebody else starts, of port {}",
+                vshmem_port_select::SERVED.join(", ")
+            );
+        }
         Ok(Domain {
+            cid: self.cid,
             local: self.port.as_deref().is_none_or(|port| port == LOCAL),
             port: self.port.unwrap_or_else(|| LOCAL.into()),
             quota: self.quota.map(Into::into),

@@ -142,6 +142,18 @@ pub(crate) struct Domain {
     pub(crate) port: String,
     pub(crate) quota: Option<Quota>,
     pub(crate) keys: Option<String>,
+    /// The CID of its machine, which has a vsock device.
+    pub(crate) cid: Option<u32>,
+}
+
+/// Whether a machine can have this CID.
+pub(crate) fn check_cid(cid: u32) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        (3..u32::MAX).contains(&cid),
+        "no machine has CID {cid}: 3 to {}",
+        u32::MAX - 1
+    );
+    Ok(())
 }
 
 impl Config {

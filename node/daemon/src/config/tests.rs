@@ -186,6 +186,20 @@ fn guests_in_groups_that_they_cannot_be_shown_are_named_by_line() {
 }
 
 #[test]
+fn mistakes_about_addresses_are_named() {
+    let machine =
+        |name: &str, cid: &str| format!("[[domain]]\nname = {name:?}\nport = \"ivshmem\"\ncid = {cid}\n");
+    says(&machine("a", "2"), &["\"a\"", "no machine has CID 2"]);
+    says(&machine("a", "4294967295"), &["no machine has CID 4294967295"]);
+    says(&machine("a", "-1"), &["cid"]);
+    says(
+        &format!("{}{}", machine("a", "42"), machine("b", "42")),
+        &["\"a\"", "\"b\"", "the same cid"],
+    );
+    says("[[domain]]\nname = \"a\"\ncid = 42\n", &["cid is for machines"]);
+}
+
+#[test]
 fn mistakes_about_groups_are_named_by_line_and_field() {
     let a = "[[domain]]\nname = \"a\"\n";
     let in_jobs = format!("{a}groups = [\"default\", \"jobs\"]\n");

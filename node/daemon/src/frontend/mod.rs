@@ -44,6 +44,8 @@ pub(crate) use start::{POOLS, STREAM, given_bell, run};
 pub(crate) struct Setup {
     /// The port's name, or `auto`.
     pub(crate) port: String,
+    /// By which way its stream goes, or `auto`.
+    pub(crate) stream: String,
     /// The name the domain must have.
     pub(crate) domain: Option<String>,
     /// Where the socket is.
@@ -183,7 +185,7 @@ impl Frontend {
             }
             Token::Bells(_) => self.own_door_rang(),
             // Only a back-end has these.
-            Token::Machine(_) | Token::Device(_) => {}
+            Token::Machine(_) | Token::Device(_) | Token::Streams => {}
         }
         self.deal_with(events);
     }

@@ -23,6 +23,8 @@ const LOG: &str = "log";
 const TIME: &str = "time";
 const WAIT: &str = "wait";
 const DOOR: &str = "door";
+/// A stream that ends when nobody has it.
+const CONNECTION: &str = "connection";
 /// Followed by a number: the ring line is 0.
 const BELL: &str = "bell/";
 pub(super) const FORK: &str = "fork/";
@@ -60,7 +62,7 @@ pub(crate) fn run(setup: Setup, handover: Handover) -> anyhow::Result<()> {
 fn choose_port(setup: &Setup, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<Box<dyn GuestPort>> {
     let bells = numbered(kept, given_bell);
     let Some(stream) = kept.remove(STREAM) else {
-        return vshmem_port_select::guest(&setup.port);
+        return vshmem_port_select::guest(&setup.port, &setup.stream);
     };
     let names: Vec<String> = kept
         .keys()
@@ -69,6 +71,18 @@ fn choose_port(setup: &Setup, kept: &mut BTreeMap<String, OwnedFd>) -> anyhow::R
         .collect();
     let pools = names.iter().filter_map(|name| kept.remove(name)).collect();
     Ok(vshmem_port_select::local_guest(stream, pools, bells))
+}
+
+/// The stream to the back-end: a former life's, where it would have ended with that, or else the port's.
+fn open_stream(port: &dyn GuestPort, former: Option<OwnedFd>, keeper: &Keeper) -> anyhow::Result<Stream> {
+    let stream = match former {
+        Some(stream) => stream,
+        None => port.stream()?,
+    };
+    if port.stream_ends_with_its_holder() {
+        keeper.keep(CONNECTION, stream.as_fd());
+    }
+    Stream::new(stream).context("the stream to the back-end")
 }
 
 /// The domain's bells: those of a former life, in whose lines clients may be waiting, or else the port's. Without them everything works, more slowly.
@@ -166,7 +180,7 @@ impl Frontend {
             ..
         } = handover;
         let port = choose_port(&setup, &mut kept)?;
-        let stream = Stream::new(port.stream()?).context("the stream to the back-end")?;
+        let stream = open_stream(&*port, kept.remove(CONNECTION), &keeper)?;
         let time = kept.remove(TIME).map_or_else(TimePage::new, TimePage::adopt);
         let time = time.context("making the time page")?;
         let page = kept.remove(WAIT).map_or_else(WaitPage::new, WaitPage::adopt);

@@ -22,6 +22,8 @@ pub(crate) enum Token {
     Machine(u32),
     /// A port's device server, by index.
     Device(u32),
+    /// The server of streams that machines open themselves.
+    Streams,
     /// The socket to the keeper.
     Keeper,
     /// Signals.
@@ -46,6 +48,7 @@ impl Token {
             Token::Machine(n) => (9, n),
             Token::Device(n) => (10, n),
             Token::Bells(n) => (11, n),
+            Token::Streams => (12, 0),
         };
         kind << 32 | u64::from(number)
     }
@@ -64,6 +67,7 @@ impl Token {
             9 => Token::Machine(number),
             10 => Token::Device(number),
             11 => Token::Bells(number),
+            12 => Token::Streams,
             _ => return None,
         })
     }

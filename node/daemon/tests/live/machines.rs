@@ -33,7 +33,7 @@ pub(crate) fn message(socket: &UnixStream) -> Option<(i64, Option<OwnedFd>)> {
     Some((i64::from_le_bytes(bytes), got.descriptors.pop()))
 }
 
-fn is_up(host: &mut Client, domain: &str) -> bool {
+pub(crate) fn is_up(host: &mut Client, domain: &str) -> bool {
     let domains = host.status().domains;
     domains.iter().any(|d| d.name == domain && d.up)
 }
@@ -42,6 +42,7 @@ pub(crate) fn open(host: &mut Client, name: &str) -> Result<Doors, Failure> {
     let request = Request::OpenDomain {
         name: name.into(),
         port: "ivshmem".into(),
+        vsock: None,
     };
     match host.ask(request)? {
         Reply::DomainOpen(doors) => Ok(doors),
@@ -49,7 +50,7 @@ pub(crate) fn open(host: &mut Client, name: &str) -> Result<Doors, Failure> {
     }
 }
 
-fn join(stream: OwnedFd, pool: OwnedFd) -> Daemon {
+pub(crate) fn join(stream: OwnedFd, pool: OwnedFd) -> Daemon {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Daemon::command();
     command

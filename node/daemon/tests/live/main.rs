@@ -12,6 +12,7 @@
 //! | `qemu` | the same, with QEMU at them |
 //! | `greeting` | a front-end whose back-end answers at the wrong moment |
 //! | `bells` | ringing and being rung past the front-end |
+//! | `streams` | streams that machines open themselves |
 //! | `front_end` | a front-end and its clients, without a virtual machine |
 //!
 //! Each test has a runtime directory of its own and ends what it started.
@@ -34,3 +35,4 @@ mod qemu;
 #[path = "../../src/process/socket.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod socket;
+mod streams;

@@ -10,6 +10,7 @@
 //! | `-no-reboot`, `panic=-1` | a guest whose kernel fails is over; its console says why |
 
 use crate::boot::accelerator::Accelerator;
+use crate::boot::vsock::Device;
 use crate::channel::CONTROL;
 use crate::inside::{STDIO, TAG};
 use rustix::fd::{AsRawFd, OwnedFd};
@@ -27,6 +28,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) initramfs: &'a OwnedFd,
     pub(crate) files: &'a OwnedFd,
     pub(crate) monitor: &'a OwnedFd,
+    pub(crate) vsock: Option<&'a Device>,
     /// Bytes of each pool.
     pub(crate) pools: Vec<u64>,
 }
@@ -109,6 +111,16 @@ fn devices(line: &mut Line, spec: &MachineSpec, parts: &Parts<'_>, placed: &str)
             "-device",
             format!("virtserialport,bus=ports.0,nr=2,chardev=control,name={CONTROL}"),
         );
+    }
+    match parts.vsock {
+        None => {}
+        Some(Device::Kernel(cid)) => {
+            line.pair("-device", format!("vhost-vsock-pci,guest-cid={cid}"));
+        }
+        Some(Device::User(connection)) => {
+            line.socket("vsock", connection)
+                .pair("-device", "vhost-user-vsock-pci,chardev=vsock");
+        }
     }
     line.socket("files", parts.files);
     line.pair("-device", format!("vhost-user-fs-pci,chardev=files,tag={TAG}"));

@@ -27,21 +27,35 @@ const MODULES: &[(&str, bool)] = &[
     ("drivers/net/virtio_net", false),
 ];
 
+/// More of them, for a machine with a vsock device.
+const VSOCK: [&str; 3] = [
+    "net/vmw_vsock/vsock",
+    "net/vmw_vsock/vmw_vsock_virtio_transport_common",
+    "net/vmw_vsock/vmw_vsock_virtio_transport",
+];
+
+/// The modules of a guest with or without vsock; `must`: it cannot do without those for vsock.
+fn modules(vsock: bool, must: bool) -> Vec<(&'static str, bool)> {
+    let more = VSOCK.into_iter().filter(|_| vsock).map(|name| (name, must));
+    MODULES.iter().copied().chain(more).collect()
+}
+
 /// The archive's package that always needs the newest small kernel.
 const PACKAGE: &str = "linux-image-cloud-amd64";
 /// How long the archive may take.
 const FETCH: Duration = Duration::from_secs(300);
 
 /// The kernel to boot, if one is here: `named`, or the best there is.
-pub(crate) fn find(named: Option<&Path>) -> anyhow::Result<Kernel> {
+pub(crate) fn find(named: Option<&Path>, vsock: bool) -> anyhow::Result<Kernel> {
+    let modules = modules(vsock, true);
     if let Some(image) = kernel::asked_for(named) {
-        return kernel::at(&image, MODULES).with_context(|| format!("kernel {}", image.display()));
+        return kernel::at(&image, &modules).with_context(|| format!("kernel {}", image.display()));
     }
     let cached = cache().map(|cache| below(&cache, "boot")).unwrap_or_default();
     let installed = kernel::images(Path::new("/boot"));
     let mut reasons = String::new();
     for image in cached.into_iter().chain(installed) {
-        match kernel::at(&image, MODULES) {
+        match kernel::at(&image, &modules) {
             Ok(kernel) => return Ok(kernel),
             Err(why) => reasons.push_str(&format!("; {}: {why:#}", image.display())),
         }
@@ -50,15 +64,15 @@ pub(crate) fn find(named: Option<&Path>) -> anyhow::Result<Kernel> {
 }
 
 /// The kernel to boot, fetched into the cache if none is here.
-pub(crate) fn find_or_fetch(named: Option<&Path>) -> anyhow::Result<Kernel> {
-    let missing = match find(named) {
+pub(crate) fn find_or_fetch(named: Option<&Path>, vsock: bool) -> anyhow::Result<Kernel> {
+    let missing = match find(named, vsock) {
         Ok(kernel) => return Ok(kernel),
         Err(why) if named.is_some() || std::env::var_os(KERNEL_VARIABLE).is_some() => return Err(why),
         Err(why) => why,
     };
     let remedy = "name one with --kernel (with its modules in /lib/modules)";
     fetch().map_err(|why| anyhow::anyhow!("{missing}; {PACKAGE} could not be fetched: {why:#}; {remedy}"))?;
-    find(None)
+    find(None, vsock)
 }
 
 /// Whether a kernel could be fetched: not whether the archive answers.
@@ -130,7 +144,7 @@ fn fetch_into(cache: &Path, workshop: &Path) -> anyhow::Result<()> {
     let image = kernel::images(&all.join("boot"))
         .pop()
         .context("the package has no kernel")?;
-    let kernel = kernel::at(&image, MODULES)?;
+    let kernel = kernel::at(&image, &modules(true, false))?;
     let kept = workshop.join("kept");
     let folder = all.join("lib/modules").join(kernel::release(&image)?);
     for file in kernel
@@ -142,7 +156,13 @@ fn fetch_into(cache: &Path, workshop: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(to.parent().context("no folder")?)?;
         fs::rename(file, &to).with_context(|| file.display().to_string())?;
     }
-    match fs::rename(&kept, cache.join(&package)) {
+    let place = cache.join(&package);
+    let is_whole = |image: &PathBuf| kernel::at(image, &modules(true, true)).is_ok();
+    if place.exists() && !kernel::images(&place.join("boot")).iter().any(is_whole) {
+        // Fetched by an earlier version, which needed less of it.
+        fs::rename(&place, workshop.join("former"))?;
+    }
+    match fs::rename(&kept, place) {
         // Somebody else fetched it at the same time.
         Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
         other => Ok(other?),

@@ -8,9 +8,10 @@
 //! | `arguments` | QEMU's command line |
 //! | `placement` | whether guest memory can be where it is asked to be |
 //! | `monitor` | which threads are virtual CPUs |
+//! | `vsock` | its vsock device |
 //! | `spawn` | processes that do not outlive whoever started them |
 //!
-//! A machine is two processes: QEMU and virtiofsd. Both get SIGKILL when the thread that started them ends.
+//! A machine is two or three processes: QEMU, virtiofsd, and what serves its vsock device if the kernel does not. All get SIGKILL when the thread that started them ends.
 
 mod accelerator;
 mod arguments;
@@ -19,6 +20,7 @@ mod kernel;
 mod monitor;
 mod placement;
 mod spawn;
+mod vsock;
 
 pub use arguments::OPTIONS_VARIABLE;
 pub use vshmem_port::kernel::KERNEL_VARIABLE;
@@ -73,7 +75,7 @@ impl Boot for QemuBoot {
                     .to_owned(),
             ));
         }
-        match kernel::find(None) {
+        match kernel::find(None, false) {
             Err(why) if !kernel::can_fetch() => Err(BootError::Unsupported(format!(
                 "{why:#}; name one with --kernel (with its modules in /lib/modules)"
             ))),
@@ -86,7 +88,7 @@ impl Boot for QemuBoot {
     }
 
     fn prepare(&self) -> Result<(), BootError> {
-        kernel::find_or_fetch(None)
+        kernel::find_or_fetch(None, false)
             .map(drop)
             .map_err(|why| unsupported(&why))
     }
@@ -95,13 +97,17 @@ impl Boot for QemuBoot {
         let (qemu, virtiofsd) = (qemu()?, virtiofsd()?);
         let pools = check_sizes(&spec)?;
         placement::check(&spec.special, spec.memory)?;
-        let kernel =
-            kernel::find_or_fetch(spec.special.kernel.as_deref()).map_err(|why| unsupported(&why))?;
+        let kernel = kernel::find_or_fetch(spec.special.kernel.as_deref(), spec.special.vsock.is_some())
+            .map_err(|why| unsupported(&why))?;
         let initramfs = first_root::make(&kernel.modules, &spec.init).map_err(|why| unsupported(&why))?;
         let accelerator = accelerator::find(&qemu);
         let (files, connection) = files::start(&virtiofsd, &spec.binds, &spec.cpus, &spec.console)
             .map_err(host("starting virtiofsd"))?;
-        let files = Process(files);
+        let mut beside = vec![Process(files)];
+        let vsock = vsock::start(&spec)?.map(|(device, process)| {
+            beside.extend(process);
+            device
+        });
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::STREAM,
@@ -115,12 +121,13 @@ impl Boot for QemuBoot {
             initramfs: &initramfs,
             files: &connection,
             monitor: &theirs,
+            vsock: vsock.as_ref(),
             pools,
         };
         let line = arguments(&spec, &parts)?;
         let child =
             start_qemu(&qemu, line, &spec, &parts).map_err(host(&format!("starting {}", qemu.display())))?;
-        let mut machine = QemuMachine::new(child, files).map_err(host("watching QEMU"))?;
+        let mut machine = QemuMachine::new(child, beside).map_err(host("watching QEMU"))?;
         drop(theirs);
         if !spec.cpus.is_empty()
             && let Err(why) = pin(ours, &spec.cpus)
@@ -222,6 +229,9 @@ fn start_qemu(
     ];
     kept.extend([&spec.control, &spec.network].into_iter().flatten());
     kept.extend(&spec.pools);
+    if let Some(vsock::Device::User(connection)) = parts.vsock {
+        kept.push(connection);
+    }
     spawn::spawn(&mut command, &kept, &spec.cpus)
 }
 
@@ -257,18 +267,19 @@ impl Drop for Process {
 #[derive(Debug)]
 struct QemuMachine {
     qemu: Process,
-    files: Process,
+    /// What serves its devices.
+    beside: Vec<Process>,
     pidfd: OwnedFd,
     notes: Vec<String>,
 }
 
 impl QemuMachine {
-    fn new(child: Child, files: Process) -> io::Result<Self> {
+    fn new(child: Child, beside: Vec<Process>) -> io::Result<Self> {
         let qemu = Process(child);
         let pidfd = pidfd_open(Pid::from_child(&qemu.0), PidfdFlags::empty())?;
         Ok(Self {
             qemu,
-            files,
+            beside,
             pidfd,
             notes: Vec::new(),
         })
@@ -288,6 +299,6 @@ impl Machine for QemuMachine {
 
     fn stop(&mut self) {
         self.qemu.end();
-        self.files.end();
+        self.beside.iter_mut().for_each(Process::end);
     }
 }

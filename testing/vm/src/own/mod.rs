@@ -38,6 +38,23 @@ pub fn missing_here() -> Option<String> {
     })
 }
 
+/// Why such a machine cannot have vsock here, if it cannot.
+pub fn vsock_missing_here() -> Option<String> {
+    let has_it = |kernel: PathBuf| {
+        let modules = only(&kernel.join("lib/modules"), "").ok()?;
+        only(
+            &modules.join("kernel/net/vmw_vsock"),
+            "vmw_vsock_virtio_transport.ko",
+        )
+        .ok()
+    };
+    missing_here().or_else(crate::vsock_missing).or_else(|| {
+        let why =
+            "the cached kernel has no vsock (`vshmem vm run --port qemu --stream vsock` fetches it anew)";
+        kernel().and_then(has_it).is_none().then(|| why.to_owned())
+    })
+}
+
 /// A cached kernel's folder, which has `boot` and `lib`.
 fn kernel() -> Option<PathBuf> {
     let home = std::env::var_os("HOME")?;

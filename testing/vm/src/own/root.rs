@@ -15,13 +15,16 @@ const PROGRAMS: [&str; 10] = [
     "sh", "mount", "mkdir", "mkfifo", "cat", "ls", "sleep", "stty", "ipcmk", "ipcs",
 ];
 /// Drivers, in the order in which they can be loaded. Where one is missing, it is built into the kernel.
-const DRIVERS: [&str; 6] = [
-    "virtio/virtio_ring",
-    "virtio/virtio",
-    "virtio/virtio_pci_modern_dev",
-    "virtio/virtio_pci_legacy_dev",
-    "virtio/virtio_pci",
-    "char/virtio_console",
+const DRIVERS: [&str; 9] = [
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci",
+    "drivers/char/virtio_console",
+    "net/vmw_vsock/vsock",
+    "net/vmw_vsock/vmw_vsock_virtio_transport_common",
+    "net/vmw_vsock/vmw_vsock_virtio_transport",
 ];
 const LOADER: &str = "#include <fcntl.h>
 #include <sys/syscall.h>
@@ -31,6 +34,28 @@ int main(int count, char **files) {
         int file = open(files[i], O_RDONLY);
         if (file < 0 || syscall(SYS_finit_module, file, \"\", 0)) return 1;
     }
+    return 0;
+}
+";
+/// A program of an ordinary user, which says something to the back-end over vsock and prints what it hears.
+const KNOCK: &str = "#include <linux/vm_sockets.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    struct sockaddr_vm to = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = 1007 };
+    struct sockaddr_vm low = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = 900 };
+    struct timeval limit = { .tv_sec = 20 };
+    char heard[512];
+    ssize_t n;
+    if (setgid(65534) || setuid(65534)) return 2;
+    int s = socket(AF_VSOCK, SOCK_STREAM, 0);
+    puts(bind(s, (struct sockaddr *)&low, sizeof low) ? \"no low port\" : \"a low port\");
+    if (connect(s, (struct sockaddr *)&to, sizeof to)) return 3;
+    setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    if (count > 1) (void)!write(s, words[1], strlen(words[1]));
+    while ((n = read(s, heard, sizeof heard)) > 0) fwrite(heard, 1, n, stdout);
     return 0;
 }
 ";
@@ -137,6 +162,7 @@ pub(super) fn make(modules: &Path, place: &Path) -> Result<Vec<u8>> {
         root.program(program, &which(program)?)?;
     }
     root.program("load", &compile_text("load", LOADER, place)?)?;
+    root.program("knock", &compile_text("knock", KNOCK, place)?)?;
     root.program("actor", &actor_program()?)?;
     root.program("vshmem", &stripped(&program(), place)?)?;
     root.program(
@@ -144,7 +170,7 @@ pub(super) fn make(modules: &Path, place: &Path) -> Result<Vec<u8>> {
         &stripped(&built().join("libvshmem_preload.so"), place)?,
     )?;
     for (index, driver) in DRIVERS.iter().enumerate() {
-        if let Ok(bytes) = std::fs::read(modules.join(format!("kernel/drivers/{driver}.ko"))) {
+        if let Ok(bytes) = std::fs::read(modules.join(format!("kernel/{driver}.ko"))) {
             root.file(Path::new(&format!("/drivers/{index}")), &bytes)?;
         }
     }
