@@ -3,8 +3,7 @@
 //! A short text is copied under the lock. A long one goes into a RESERVED block between two short sections, so that others use the queue meanwhile; whether it
 //! fits is decided in the second. A sender that waits has its message in the arena already: whoever makes room delivers it.
 
-use super::layout::{SHORT, Tag, UNIT, Use, field};
-use super::list::List;
+use super::layout::{SHORT, Tag, Use, field};
 use super::message::Message;
 use super::slots::who;
 use super::view::{Held, Unit, unchanged};
@@ -146,9 +145,7 @@ impl<W: Words, D: World> Held<'_, W, D> {
         if !self.fits(text.len() as u32) {
             return self.send_short_later(mtype, text, nowait);
         }
-        // The slot of who waits is in another processor's cache: let it come while the message is made.
-        self.words
-            .claim(self.get(List::RECEIVERS.first()) as usize * UNIT);
+        // The slot of who waits is not claimed meanwhile: its owner looks at it all the time, so it would be back there before it is written.
         let message = self.draft(mtype, text.len())?;
         if !self.words.copy_in(message.text(), text) {
             return Err(MsgError::Stale);
