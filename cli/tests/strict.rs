@@ -132,6 +132,71 @@ fn a_process_that_becomes_another_user_has_that_users_rights() {
 }
 
 #[test]
+fn a_program_executed_has_no_waiters_of_the_one_before() {
+    part("exec");
+}
+
+#[test]
+fn processes_that_share_memory_share_what_is_attached() {
+    part("shared");
+}
+
+#[test]
+fn who_enters_an_ipc_namespace_leaves_what_is_to_undo() {
+    let daemon = Daemon::start();
+    let Some(program) = compile("cc", "rules", &daemon, STATIC) else {
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can enter a namespace");
+        return;
+    }
+    well(&finish(Command::new(&program).arg("enters"), LIMIT), "well\n");
+    let output = finish(&mut strict(&daemon, &program, "enters"), LIMIT);
+    assert_eq!(out(&output), "well\n", "{}", err(&output));
+    assert_eq!(
+        err(&output).matches("another IPC namespace").count(),
+        2,
+        "{}",
+        err(&output)
+    );
+}
+
+#[test]
+fn where_no_thread_can_be_had_calls_fail_and_do_not_hang() {
+    use std::os::unix::fs::PermissionsExt;
+    let daemon = Daemon::start();
+    let Some(program) = compile("cc", "rules", &daemon, STATIC) else {
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can become a user who has no other processes");
+        return;
+    }
+    std::fs::set_permissions(daemon.folder(), std::fs::Permissions::from_mode(0o755)).expect("mode");
+    let inner = strict(&daemon, &program, "crowd");
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            "--reuid",
+            "54321",
+            "--regid",
+            "54321",
+            "--clear-groups",
+            "prlimit",
+            "--nproc=40",
+            "--",
+        ])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    for (name, value) in inner.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+        command.env(name, value);
+    }
+    let output = finish(&mut command, LIMIT);
+    assert_eq!(out(&output), "well\n", "{}", err(&output));
+}
+
+#[test]
 fn arguments_are_checked_and_structures_filled() {
     preloads("arguments");
 }

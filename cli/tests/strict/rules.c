@@ -1,6 +1,8 @@
 // What a supervisor of system calls may get wrong, one part an argument: addresses, signals, deaths, users, the 32-bit door.
 #include "check.h"
+#include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
@@ -285,6 +287,83 @@ static void keys_go_where_they_belong(void) {
     CHECK(semctl(ours, 0, IPC_RMID) == 0 && semctl(kernels, 0, IPC_RMID) == 0);
 }
 
+static void *waits_for_one(void *set) {
+    op((int)(long)set, 0, -1, 0);
+    return NULL;
+}
+
+// The thread that waited is no more: what comes is for others.
+static void executed(void) {
+    int set = atoi(getenv("SET"));
+    CHECK(waiters(set, 0) == 0 && op(set, 0, 1, 0) == 0 && val(set, 0) == 1 && semctl(set, 0, IPC_RMID) == 0);
+}
+static void a_program_executed_has_no_old_waiters(void) {
+    int set = new_set(1);
+    char number[16];
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, waits_for_one, (void *)(long)set) == 0);
+    UNTIL(waiters(set, 0) == 1);
+    snprintf(number, sizeof number, "%d", set);
+    setenv("SET", number, 1);
+    execl("/proc/self/exe", "rules", "executed", (char *)0);
+    CHECK(0);
+}
+
+// A list of what is to undo ends with the IPC namespace that is left, and be it for the same one.
+static void who_enters_a_namespace_leaves_what_is_to_undo(void) {
+    int set = new_set(1), here = open("/proc/self/ns/ipc", O_RDONLY), user = open("/proc/self/ns/uts", O_RDONLY);
+    CHECK(op(set, 0, 1, SEM_UNDO) == 0 && setns(user, 0) == 0 && val(set, 0) == 1);
+    CHECK(setns(here, 0) == 0 && val(set, 0) == 0);
+    CHECK(op(set, 0, 1, SEM_UNDO) == 0 && setns(here, CLONE_NEWIPC) == 0 && val(set, 0) == 0);
+    CHECK(semctl(set, 0, IPC_RMID) == 0);
+}
+
+static int seg_of_both;
+static char *at_of_both;
+static int attaches(void *unused) {
+    (void)unused;
+    at_of_both = shmat(seg_of_both, NULL, 0);
+    return at_of_both == (void *)-1 || nattch(seg_of_both) != 1;
+}
+static int detaches(void *unused) {
+    (void)unused;
+    return shmdt(at_of_both) != 0;
+}
+// Processes that share memory share what is attached there.
+static void memory_of_two_processes_is_counted_once(void) {
+    static char stack[65536] __attribute__((aligned(16)));
+    seg_of_both = shmget(IPC_PRIVATE, 4096, 0600);
+    for (int flags = CLONE_VM | SIGCHLD, turn = 0; turn < 2; turn++, flags |= CLONE_VFORK) {
+        CHECK(ends_well(clone(attaches, stack + sizeof stack, flags, NULL)));
+        CHECK(at_of_both != NULL && nattch(seg_of_both) == 1);
+        at_of_both[1] = 7;
+        CHECK(ends_well(clone(detaches, stack + sizeof stack, flags, NULL)) && nattch(seg_of_both) == 0);
+        CHECK(shmat(seg_of_both, at_of_both, 0) == at_of_both && at_of_both[1] == 7 && nattch(seg_of_both) == 1);
+        CHECK(shmdt(at_of_both) == 0);
+    }
+    CHECK(shmctl(seg_of_both, IPC_RMID, NULL) == 0);
+}
+
+// With so few processes that no thread can be had for every call: some fail, none hangs.
+static void *waits_or_fails(void *set) {
+    return (void *)(long)(op((int)(long)set, 0, -1, 0) == 0 ? 1 : errno == ENOMEM ? 2 : 3);
+}
+static void calls_fail_where_nobody_can_wait(void) {
+    pthread_t threads[60];
+    int set = new_set(1), made = 0, waited = 0;
+    while (made < 60 && pthread_create(&threads[made], NULL, waits_or_fails, (void *)(long)set) == 0) {
+        made++;
+        usleep(5000);
+    }
+    CHECK(made > 3 && op(set, 0, made, 0) == 0);
+    for (int i = 0; i < made; i++) {
+        void *result;
+        CHECK(pthread_join(threads[i], &result) == 0 && (result == (void *)1 || result == (void *)2));
+        waited += result == (void *)1;
+    }
+    CHECK(waited > 0 && val(set, 0) == made - waited && semctl(set, 0, IPC_RMID) == 0);
+}
+
 // Says who it is, has a unit to undo and a segment, and waits to be ended.
 static void waits(void) {
     int set = semget(0x77616974, 1, IPC_CREAT | 0600);
@@ -309,6 +388,11 @@ int main(int count, char **words) {
         {"raw", calls_past_the_library_meet_those_through_it},
         {"keys", keys_go_where_they_belong},
         {"waits", waits},
+        {"exec", a_program_executed_has_no_old_waiters},
+        {"executed", executed},
+        {"enters", who_enters_a_namespace_leaves_what_is_to_undo},
+        {"shared", memory_of_two_processes_is_counted_once},
+        {"crowd", calls_fail_where_nobody_can_wait},
     };
     CHECK(count == 2);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {

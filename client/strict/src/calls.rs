@@ -36,10 +36,11 @@ const MSG_STAT: i32 = 11;
 const MSG_INFO: i32 = 12;
 const MSG_STAT_ANY: i32 = 13;
 
-/// Makes a call. `None`: the supervisor has answered it, or `kernel`, which lets it go there.
+/// Makes a call, which must not wait unless it is `patient`. `None`: the supervisor has answered it, or `kernel`, which lets it go there.
 pub(crate) fn make(
     notice: &Notice,
     errands: BorrowedFd<'_>,
+    patient: bool,
     kernel: impl FnOnce(),
 ) -> Option<std::result::Result<i64, i32>> {
     let runtime = Runtime::global();
@@ -51,12 +52,12 @@ pub(crate) fn make(
         libc::SYS_shmdt => return shmdt(n, errands, kernel),
         libc::SYS_shmctl => int(shmctl(n)),
         libc::SYS_semget => int(runtime.semget(n.int(0), n.int(1), n.int(2))),
-        libc::SYS_semop => semop(n, None),
-        libc::SYS_semtimedop => timeout(n).and_then(|time| semop(n, time)),
+        libc::SYS_semop => semop(n, None, patient),
+        libc::SYS_semtimedop => timeout(n).and_then(|time| semop(n, time, patient)),
         libc::SYS_semctl => int(semctl(n)),
         libc::SYS_msgget => int(runtime.msgget(n.int(0), n.int(1))),
-        libc::SYS_msgsnd => msgsnd(n),
-        libc::SYS_msgrcv => msgrcv(n),
+        libc::SYS_msgsnd => msgsnd(n, patient),
+        libc::SYS_msgrcv => msgrcv(n, patient),
         libc::SYS_msgctl => int(msgctl(n)),
         number if filter::REMAP.contains(&number) => {
             remap(n, errands);
@@ -75,9 +76,23 @@ fn write(n: &Notice, at: usize, from: &[u8]) -> Result<()> {
     memory::write(n.thread, at, from).map_err(Errno)
 }
 
+/// Flags of a call that must not wait; and what its error means then.
+fn at_once(flags: i32, patient: bool) -> (i32, impl Fn(Errno) -> Errno) {
+    let unasked = !patient && flags & libc::IPC_NOWAIT == 0;
+    let would_wait = |errno: &Errno| [libc::EAGAIN, libc::ENOMSG].contains(&errno.0);
+    let flags = if unasked { flags | libc::IPC_NOWAIT } else { flags };
+    (flags, move |errno| {
+        if unasked && would_wait(&errno) {
+            Errno::ENOMEM
+        } else {
+            errno
+        }
+    })
+}
+
 // Semaphores.
 
-fn semop(n: &Notice, timeout: Option<Duration>) -> Result<i64> {
+fn semop(n: &Notice, timeout: Option<Duration>, patient: bool) -> Result<i64> {
     let count = n.int(2) as u32 as usize;
     if count > SEMOPM {
         return Err(Errno::E2BIG);
@@ -92,14 +107,21 @@ fn semop(n: &Notice, timeout: Option<Duration>) -> Result<i64> {
         flags: half(&at[4..]),
     };
     let mut operations = [SemBuf::default(); 8];
+    let asked = bytes
+        .chunks_exact(6)
+        .fold(0, |flags, at| flags | i32::from(half(&at[4..])));
+    let (_, error) = at_once(asked, patient || timeout == Some(Duration::ZERO));
+    let timeout = if patient { timeout } else { Some(Duration::ZERO) };
     if count <= operations.len() {
         for (into, from) in operations.iter_mut().zip(bytes.chunks_exact(6)) {
             *into = operation(from);
         }
-        Runtime::global().semop(n.int(0), &operations[..count], timeout)?;
+        let done = Runtime::global().semop(n.int(0), &operations[..count], timeout);
+        done.map_err(error)?;
     } else {
         let operations: Vec<SemBuf> = bytes.chunks_exact(6).map(operation).collect();
-        Runtime::global().semop(n.int(0), &operations, timeout)?;
+        let done = Runtime::global().semop(n.int(0), &operations, timeout);
+        done.map_err(error)?;
     }
     Ok(0)
 }
@@ -173,7 +195,7 @@ fn with_structure(
 
 // Queues.
 
-fn msgsnd(n: &Notice) -> Result<i64> {
+fn msgsnd(n: &Notice, patient: bool) -> Result<i64> {
     let (id, at, bytes) = (n.int(0), n.word(1), n.word(2));
     let mut mtype = [0; 8];
     read(n, at, &mut mtype)?;
@@ -183,10 +205,12 @@ fn msgsnd(n: &Notice) -> Result<i64> {
     }
     let mut text = vec![0; bytes];
     read(n, at.wrapping_add(8), &mut text)?;
-    Runtime::global().msgsnd(id, mtype, &text, n.int(3)).map(|()| 0)
+    let (flags, error) = at_once(n.int(3), patient);
+    let sent = Runtime::global().msgsnd(id, mtype, &text, flags);
+    sent.map(|()| 0).map_err(error)
 }
 
-fn msgrcv(n: &Notice) -> Result<i64> {
+fn msgrcv(n: &Notice, patient: bool) -> Result<i64> {
     let (id, at, bytes) = (n.int(0), n.word(1), n.word(2));
     if isize::try_from(bytes).is_err() {
         return Err(Errno::EINVAL);
@@ -194,9 +218,11 @@ fn msgrcv(n: &Notice) -> Result<i64> {
     // Messages may be longer than they might now be, if the limit was lowered.
     let longest = Runtime::global().longest_message()?;
     let mut message = vec![0; 8 + bytes.min(longest.max(LONG))];
-    let (msgtyp, flags) = (n.arguments[3] as i64, n.int(4));
+    let msgtyp = n.arguments[3] as i64;
+    let (flags, error) = at_once(n.int(4), patient);
     let received = if flags as u32 & MSG_COPY == 0 {
-        Runtime::global().msgrcv(id, &mut message[8..], msgtyp, flags)?
+        let received = Runtime::global().msgrcv(id, &mut message[8..], msgtyp, flags);
+        received.map_err(error)?
     } else {
         // As with the kernel, what is there is read first.
         let readable = |longest: usize| read(n, at, &mut vec![0; bytes.min(longest)]);
@@ -366,7 +392,18 @@ impl Hands for Supervisor<'_> {
 
     fn call(&self) -> Result<usize> {
         let errand = Errand::Call { notice: *self.notice };
-        self.run(&errand, &[])
+        let done = self.run(&errand, &[])?;
+        let flags = match i64::from(self.notice.number) {
+            libc::SYS_unshare => self.notice.int(0),
+            libc::SYS_setns => libc::CLONE_NEWIPC,
+            _ => 0,
+        };
+        if flags & libc::CLONE_NEWIPC != 0 {
+            vshmem_runtime::error!(
+                "another IPC namespace of the kernel: keys that Vshmem serves stay those of its group (--keys says which those are)"
+            );
+        }
+        Ok(done)
     }
 
     fn release(&self, ranges: Vec<(usize, usize)>) {

@@ -266,6 +266,7 @@ fn program(pass: u64, with_opens: bool) -> Vec<sock_filter> {
         ask,
         allow,
     ]);
+    all.extend(hears(libc::SYS_setns as u32));
     all.extend([unless(BPF_JEQ, libc::SYS_clone as u32), allow]);
     all.extend([
         load(argument(0)),
@@ -400,6 +401,7 @@ mod tests {
             assert!(!opening(number, libc::O_CREAT | libc::O_EXCL));
         }
         assert!(heard(call(ARCH_64, libc::SYS_openat2, none)) && heard(call(ARCH_64, libc::SYS_creat, none)));
+        assert!(heard(call(ARCH_64, libc::SYS_setns, none)));
         let leaving = [LEAVES as u64 | libc::CLONE_FS as u64, 0, 0, 0, 0, 0];
         assert!(heard(call(ARCH_64, libc::SYS_unshare, leaving)));
         let staying = [libc::CLONE_FS as u64, 0, 0, 0, 0, 0];

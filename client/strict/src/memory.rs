@@ -129,6 +129,30 @@ pub(crate) fn is_thread_of(thread: i32, process: i32) -> bool {
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) == 0 }
 }
 
+/// The process that has made another one, or has it for an orphan.
+pub(crate) fn parent_of(process: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    line.and_then(|number| number.trim().parse().ok())
+}
+
+/// Whether two processes have the same memory.
+pub(crate) fn is_shared(one: i32, other: i32) -> bool {
+    const KCMP_VM: libc::c_int = 1;
+    // SAFETY: numbers.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0, 0) == 0 }
+}
+
+/// Whether a setns(2) enters an IPC namespace: without a kind, the descriptor tells it.
+pub(crate) fn is_ipc_namespace(notice: &crate::notice::Notice) -> bool {
+    let (file, kind) = (notice.int(0), notice.int(1));
+    if kind != 0 {
+        return kind & libc::CLONE_NEWIPC != 0;
+    }
+    std::fs::read_link(format!("/proc/{}/fd/{file}", notice.thread))
+        .is_ok_and(|link| link.as_os_str().as_encoded_bytes().starts_with(b"ipc:["))
+}
+
 /// Whether a thread counts as root.
 pub(crate) fn is_root(thread: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();

@@ -133,9 +133,7 @@ fn work(own: &Arc<StandIn>) -> ! {
                 end()
             }
         };
-        if own.free.fetch_sub(1, Ordering::SeqCst) == 1 {
-            another(own);
-        }
+        let patient = own.free.fetch_sub(1, Ordering::SeqCst) != 1 || another(own);
         match order {
             Order::Call {
                 notice,
@@ -145,7 +143,7 @@ fn work(own: &Arc<StandIn>) -> ! {
                 if settle {
                     let _ = Runtime::global().settle();
                 }
-                call(own, &slot, &notice, identity);
+                call(own, &slot, &notice, identity, patient);
             }
             Order::Open {
                 notice,
@@ -155,6 +153,7 @@ fn work(own: &Arc<StandIn>) -> ! {
             } => open(own, &notice, text, flags, and_kernels),
             Order::Executed => {
                 Runtime::global().ward_executed();
+                end_calls_of_the_dead(own);
                 done(own, None);
             }
             Order::Fork { process, shares } => fork(own, process, shares, descriptors),
@@ -163,17 +162,50 @@ fn work(own: &Arc<StandIn>) -> ! {
     }
 }
 
-/// There is always one more worker than calls.
-fn another(own: &Arc<StandIn>) {
+/// There is always one more worker than calls, unless there cannot be: then none of them may wait.
+fn another(own: &Arc<StandIn>) -> bool {
     own.free.fetch_add(1, Ordering::SeqCst);
     let next = own.clone();
-    if let Err(error) = std::thread::Builder::new().spawn(move || work(&next)) {
+    let made = std::thread::Builder::new().spawn(move || work(&next));
+    if let Err(error) = &made {
+        static SAID: AtomicBool = AtomicBool::new(false);
         own.free.fetch_sub(1, Ordering::SeqCst);
-        vshmem_runtime::error!("no thread for another call: {error}");
+        if !SAID.swap(true, Ordering::Relaxed) {
+            vshmem_runtime::error!(
+                "no thread for another call: {error}; calls that would have to wait fail (raise `ulimit -u`)"
+            );
+        }
+    }
+    made.is_ok()
+}
+
+/// Threads that another one's execve(2) has ended take part in nothing any more.
+fn end_calls_of_the_dead(own: &StandIn) {
+    const LOOKS: u32 = 100;
+    for _ in 0..LOOKS {
+        let mut left = false;
+        for slot in lock(&own.slots).clone() {
+            let call = lock(&slot.call);
+            let is_dead = |notice: &Notice| !notice::waits(&own.means.listener, notice.id);
+            if call.as_ref().is_some_and(is_dead) {
+                left = true;
+                nudge(&slot);
+            }
+        }
+        if !left {
+            return;
+        }
+        std::thread::sleep(Duration::from_micros(200));
     }
 }
 
-fn call(own: &StandIn, slot: &Slot, notice: &Notice, identity: bool) {
+/// Ends a worker's wait. Its slot is locked: it is still at that call.
+fn nudge(slot: &Slot) {
+    // SAFETY: numbers.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), slot.worker, NUDGE) };
+}
+
+fn call(own: &StandIn, slot: &Slot, notice: &Notice, identity: bool, patient: bool) {
     slot.certain.store(false, Ordering::SeqCst);
     slot.perhaps.store(false, Ordering::SeqCst);
     *lock(&slot.call) = Some(*notice);
@@ -186,7 +218,7 @@ fn call(own: &StandIn, slot: &Slot, notice: &Notice, identity: bool) {
         Runtime::global().ward_changed();
     }
     let list = lock(&own.lists).get(&notice.thread).copied().unwrap_or(0);
-    if i64::from(notice.number) == libc::SYS_unshare {
+    if [libc::SYS_unshare, libc::SYS_setns].contains(&notice.number.into()) {
         if let Some(new) = calls::leave_undo(notice, own.means.errands.as_fd(), list) {
             lock(&own.lists).insert(notice.thread, new);
         }
@@ -195,7 +227,7 @@ fn call(own: &StandIn, slot: &Slot, notice: &Notice, identity: bool) {
     }
     Runtime::global().use_list(list);
     let kernel = || notice::let_go(&own.means.listener, notice.id);
-    let result = calls::make(notice, own.means.errands.as_fd(), kernel);
+    let result = calls::make(notice, own.means.errands.as_fd(), patient, kernel);
     // From here on no nudge is sent; one that was is seen by the next system call, which begins anew.
     *lock(&slot.call) = None;
     if let Some(mut result) = result {
@@ -334,8 +366,7 @@ fn monitor(own: &StandIn) {
                 one_has_it |= over == Over::Perhaps;
                 slot.certain.store(over == Over::Signalled, Ordering::SeqCst);
                 slot.perhaps.store(over == Over::Perhaps, Ordering::SeqCst);
-                // SAFETY: numbers. The slot is locked: the worker is still at this call.
-                unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), slot.worker, NUDGE) };
+                nudge(&slot);
             }
         }
         seen.retain(|id, _| waiting.contains(id));

@@ -237,7 +237,10 @@ impl Supervisor {
         let Some(process) = self.process_of(notice.thread) else {
             return self.let_go(notice);
         };
-        if number == libc::SYS_unshare {
+        if number == libc::SYS_setns && !memory::is_ipc_namespace(notice) {
+            return self.let_go(notice);
+        }
+        if number == libc::SYS_unshare || number == libc::SYS_setns {
             return self.leave_undo(notice, process);
         }
         let flags = clone_flags(notice);
@@ -320,7 +323,7 @@ impl Supervisor {
     fn ipc(&mut self, notice: &Notice) {
         self.see_to_the_dead();
         self.limits.look();
-        let Some(process) = self.process_of(notice.thread) else {
+        let Some(mut process) = self.process_of(notice.thread) else {
             return self.answer(notice, Err(libc::EINTR));
         };
         match i64::from(notice.number) {
@@ -328,6 +331,7 @@ impl Supervisor {
                 return self.get_from_kernel(notice);
             }
             libc::SYS_shmdt => {
+                process = self.whose_memory(process);
                 let here = self.wards.get(&process);
                 if here.is_none_or(|ward| ward.attached.is_empty()) {
                     return self.let_go(notice);
@@ -336,6 +340,10 @@ impl Supervisor {
             _ if !self.is_ours(notice) => return self.let_go(notice),
             _ => {}
         }
+        let process = match i64::from(notice.number) {
+            libc::SYS_shmat => self.whose_memory(process),
+            _ => process,
+        };
         if let Err(error) = self.order_call(notice, process) {
             self.no_stand_in(notice, process, &error);
         }
@@ -344,6 +352,7 @@ impl Supervisor {
     /// A call that may touch what is attached.
     fn remap(&mut self, notice: &Notice) {
         let process = self.process_of(notice.thread);
+        let process = process.map(|process| self.whose_memory(process));
         let ward = process.and_then(|process| self.wards.get(&process));
         let touched = ward.is_some_and(|ward| touches(&ward.attached, notice));
         match process {

@@ -19,6 +19,19 @@ impl Supervisor {
         }
     }
 
+    /// Whose memory a process uses: its own, or that of the one which made it with CLONE_VM (vfork(2) does), for which segments are counted then.
+    pub(super) fn whose_memory(&self, process: i32) -> i32 {
+        let mut owner = process;
+        // What has made it may have been made so, too.
+        for _ in 0..8 {
+            match memory::parent_of(owner) {
+                Some(parent) if parent > 1 && memory::is_shared(owner, parent) => owner = parent,
+                _ => break,
+            }
+        }
+        owner
+    }
+
     /// A process with segments attached, or one whose child is to share what is to undo, makes that child.
     pub(super) fn fork(&mut self, notice: &Notice, process: i32, shares: bool) {
         if !self.wards.contains_key(&process)
