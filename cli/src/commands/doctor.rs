@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Doctor) -> Outcome {
     }
     let mut checks = vec![folder(&options.place)];
     let of_daemon = daemon(&options.place);
-    let serves = of_daemon.iter().all(|check| check.state == State::Ok);
+    let serves = of_daemon.iter().all(|check| check.state != State::Broken);
     checks.extend(of_daemon);
     if serves {
         checks.extend(super::doctor_memory::checks(&options.place));
