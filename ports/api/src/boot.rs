@@ -113,6 +113,54 @@ pub enum BootError {
     },
 }
 
+/// Whether the host has these processors, and they are online.
+///
+/// # Errors
+/// The first that is not, and which there are.
+pub fn check_cpus(cpus: &[usize]) -> Result<(), BootError> {
+    match std::fs::read_to_string("/sys/devices/system/cpu/online") {
+        Ok(online) => check_against(cpus, online.trim()).map_err(BootError::Unsupported),
+        // A host that does not say it.
+        Err(_) => Ok(()),
+    }
+}
+
+fn check_against(cpus: &[usize], online: &str) -> Result<(), String> {
+    let mut ranges = Vec::new();
+    for part in online.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        match (first.parse::<usize>(), last.parse::<usize>()) {
+            (Ok(first), Ok(last)) => ranges.push(first..=last),
+            _ => return Ok(()),
+        }
+    }
+    let missing = cpus
+        .iter()
+        .find(|cpu| !ranges.iter().any(|range| range.contains(cpu)));
+    match missing {
+        Some(cpu) => Err(format!(
+            "this host has no CPU {cpu} that is online: it has {online}; name others with --cpus"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The program that a variable of the environment names, if it is set.
+///
+/// # Errors
+/// If there is no such file.
+pub fn named_program(variable: &str) -> Result<Option<PathBuf>, BootError> {
+    let Some(named) = std::env::var_os(variable).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    if named.is_file() {
+        return Ok(Some(named));
+    }
+    Err(BootError::Unsupported(format!(
+        "{variable} names {named:?}, and there is no such file: correct it, or take it out of the environment"
+    )))
+}
+
 /// The host's side of a port that can start machines.
 pub trait Boot: Send + Sync {
     /// Whether a machine could be started here.
@@ -222,4 +270,34 @@ pub trait Inside: Send + Sync {
 pub fn open_device(device: &Path) -> anyhow::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     rustix::fs::open(device, flags, Mode::empty()).with_context(|| device.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_that_is_not_online_is_named_with_those_that_are() {
+        assert_eq!(check_against(&[0, 3, 5], "0,2-3,5"), Ok(()));
+        assert_eq!(check_against(&[], "0"), Ok(()));
+        for (cpus, missing) in [([0, 1], 1), ([5, 77], 77)] {
+            let why = check_against(&cpus, "0,2-3,5").unwrap_err();
+            assert!(
+                why.contains(&format!("no CPU {missing} ")) && why.contains("0,2-3,5"),
+                "{why}"
+            );
+        }
+        assert_eq!(check_against(&[9], "who knows"), Ok(()));
+    }
+
+    #[test]
+    fn a_variable_that_names_no_program_is_named() {
+        assert_eq!(named_program("VSHMEM_NAMES_NOTHING").unwrap(), None);
+        // Cargo sets it for tests: a folder is no program.
+        let why = named_program("CARGO_MANIFEST_DIR").unwrap_err().to_string();
+        assert!(
+            why.contains("CARGO_MANIFEST_DIR names") && why.contains("environment"),
+            "{why}"
+        );
+    }
 }

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use rustix::thread::CpuSet;
-use vshmem_port::boot::{Boot, BootError, Machine, MachineSpec};
+use vshmem_port::boot::{self, Boot, BootError, Machine, MachineSpec};
 
 use crate::guest::{BELLS, POOL_BYTES};
 use crate::inside::{CONTROL_LINE, RING_LINE, STDIO_LINE};
@@ -72,6 +72,7 @@ impl UmlBoot {
     }
 
     fn program(&self) -> Result<&Path, BootError> {
+        boot::named_program(PROGRAM_VARIABLE)?;
         self.program.as_deref().ok_or_else(|| BootError::NotInstalled {
             what: "User Mode Linux (linux.uml)".to_owned(),
             package: "user-mode-linux".to_owned(),
@@ -154,7 +155,7 @@ fn check_sizes(spec: &MachineSpec) -> Result<(), BootError> {
     if let Some(cpu) = spec.cpus.iter().find(|&&cpu| cpu >= CpuSet::MAX_CPU) {
         return unsupported(format!("CPU {cpu} is out of range"));
     }
-    Ok(())
+    boot::check_cpus(&spec.cpus)
 }
 
 fn pool_bytes(pool: &OwnedFd) -> Result<u64, BootError> {

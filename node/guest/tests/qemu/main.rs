@@ -5,6 +5,7 @@
 
 #[path = "../guest/ends.rs"]
 mod ends;
+mod files;
 #[path = "../guest/harness.rs"]
 mod harness;
 mod pins;

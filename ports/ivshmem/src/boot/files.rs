@@ -66,8 +66,12 @@ pub(crate) fn start(
 /// A socket that is listened on, and the first connection to it. Nobody else can connect: its name lies in a folder of our own, and is gone when
 /// this returns.
 fn connection() -> io::Result<(OwnedFd, OwnedFd)> {
+    connection_below(&std::env::temp_dir())
+}
+
+fn connection_below(above: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
     let folder = (0..1000_u32)
-        .map(|attempt| std::env::temp_dir().join(format!("vshmem-vm.{}.{attempt}", std::process::id())))
+        .map(|attempt| above.join(format!("vshmem-vm.{}.{attempt}", std::process::id())))
         .find_map(
             |path| match std::fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => Some(Ok(path)),
@@ -76,10 +80,32 @@ fn connection() -> io::Result<(OwnedFd, OwnedFd)> {
             },
         )
         .unwrap_or_else(|| Err(io::ErrorKind::AlreadyExists.into()))?;
-    let path = folder.join("files");
+    // By way of the folder's descriptor: a socket's name has 107 bytes at most, a folder's may have more.
+    let within = std::fs::File::open(&folder)?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}/files", within.as_raw_fd()));
     let made = UnixListener::bind(&path).and_then(|door| Ok((door, UnixStream::connect(&path)?)));
     let _ = std::fs::remove_file(&path);
     let _ = std::fs::remove_dir(&folder);
     let (door, connection) = made?;
     Ok((door.into(), connection.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn a_folder_may_have_a_long_name_and_nothing_is_left_in_it() {
+        let place = tempfile::tempdir().unwrap();
+        let long = place.path().join("a, b".repeat(40));
+        std::fs::create_dir(&long).unwrap();
+        let (door, connection) = connection_below(&long).unwrap();
+        assert_eq!(std::fs::read_dir(&long).unwrap().count(), 0);
+        let (mut served, _) = UnixListener::from(door).accept().unwrap();
+        UnixStream::from(connection).write_all(b"here").unwrap();
+        let mut said = String::new();
+        served.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "here");
+    }
 }

@@ -42,6 +42,8 @@ fn modules(vsock: bool, must: bool) -> Vec<(&'static str, bool)> {
 
 /// The archive's package that always needs the newest small kernel.
 const PACKAGE: &str = "linux-image-cloud-amd64";
+/// Before the number of the process that fetches into a folder of the cache.
+const NEW: &str = ".new.";
 /// How long the archive may take.
 const FETCH: Duration = Duration::from_secs(300);
 
@@ -110,13 +112,26 @@ fn fetch() -> anyhow::Result<()> {
     ensure!(can_fetch(), "apt-get and dpkg-deb are not here");
     let cache = cache().context("neither XDG_CACHE_HOME nor HOME is set")?;
     fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    sweep(&cache);
     // In the very file system where it will stay.
-    let workshop = cache.join(format!(".new.{}", std::process::id()));
+    let workshop = cache.join(format!("{NEW}{}", std::process::id()));
     let _ = fs::remove_dir_all(&workshop);
     fs::create_dir(&workshop).with_context(|| workshop.display().to_string())?;
     let outcome = fetch_into(&cache, &workshop);
     let _ = fs::remove_dir_all(&workshop);
     outcome
+}
+
+/// Removes what fetches that were killed have left.
+fn sweep(cache: &Path) {
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(NEW));
+        let owner = owner.and_then(|owner| owner.parse::<u32>().ok());
+        if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn fetch_into(cache: &Path, workshop: &Path) -> anyhow::Result<()> {
@@ -166,5 +181,25 @@ fn fetch_into(cache: &Path, workshop: &Path) -> anyhow::Result<()> {
         // Somebody else fetched it at the same time.
         Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
         other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_fetch_has_left_is_removed_and_nothing_else() {
+        let cache = tempfile::tempdir().unwrap();
+        let own = format!("{NEW}{}", std::process::id());
+        // No process has a number so large.
+        let dead = format!("{NEW}4194999");
+        for name in [own.as_str(), &dead, "linux-image-1", ".new.other"] {
+            fs::create_dir(cache.path().join(name)).unwrap();
+        }
+        fs::write(cache.path().join(&dead).join("half.deb"), "half").unwrap();
+        sweep(cache.path());
+        let there = |name: &str| cache.path().join(name).exists();
+        assert!(there(&own) && there("linux-image-1") && there(".new.other") && !there(&dead));
     }
 }

@@ -28,6 +28,7 @@ pub use vshmem_port::kernel::KERNEL_VARIABLE;
 use accelerator::Accelerator;
 use arguments::{Parts, arguments};
 use monitor::Monitor;
+use rustix::event::epoll;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -35,7 +36,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use vshmem_port::boot::{Boot, BootError, Machine, MachineSpec};
+use vshmem_port::boot::{self, Boot, BootError, Machine, MachineSpec};
 use vshmem_port::first_root;
 
 /// Names another QEMU than the one on the path.
@@ -155,15 +156,14 @@ fn unsupported(why: &anyhow::Error) -> BootError {
 }
 
 fn qemu() -> Result<PathBuf, BootError> {
-    let named = std::env::var_os(PROGRAM_VARIABLE).map(PathBuf::from);
+    if let Some(named) = boot::named_program(PROGRAM_VARIABLE)? {
+        return Ok(named);
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path)
+    let mut on_path = std::env::split_paths(&path)
         .chain([PathBuf::from("/usr/bin"), PathBuf::from("/usr/local/bin")])
         .map(|folder| folder.join(PROGRAM));
-    let found = match named {
-        Some(named) => Some(named).filter(|named| named.is_file()),
-        None => on_path.into_iter().find(|candidate| candidate.is_file()),
-    };
+    let found = on_path.find(|candidate| candidate.is_file());
     found.ok_or_else(|| BootError::NotInstalled {
         what: format!("QEMU ({PROGRAM})"),
         package: "qemu-system-x86".to_owned(),
@@ -189,6 +189,7 @@ fn check_sizes(spec: &MachineSpec) -> Result<Vec<u64>, BootError> {
     if let Some(cpu) = spec.cpus.iter().find(|&&cpu| cpu >= CpuSet::MAX_CPU) {
         return unsupported(format!("CPU {cpu} is out of range"));
     }
+    boot::check_cpus(&spec.cpus)?;
     spec.pools.iter().map(pool_bytes).collect()
 }
 
@@ -263,24 +264,47 @@ impl Drop for Process {
     }
 }
 
+/// Tells when one of several processes has ended.
+#[derive(Debug)]
+struct Over {
+    /// Readable then.
+    any: OwnedFd,
+    /// What is watched ends with its last descriptor.
+    _each: Vec<OwnedFd>,
+}
+
+impl Over {
+    fn of<'a>(processes: impl IntoIterator<Item = &'a Process>) -> io::Result<Self> {
+        let any = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let mut each = Vec::new();
+        for process in processes {
+            let ended = pidfd_open(Pid::from_child(&process.0), PidfdFlags::empty())?;
+            epoll::add(&any, &ended, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+            each.push(ended);
+        }
+        Ok(Self { any, _each: each })
+    }
+}
+
 /// One running QEMU.
 #[derive(Debug)]
 struct QemuMachine {
     qemu: Process,
     /// What serves its devices.
     beside: Vec<Process>,
-    pidfd: OwnedFd,
+    /// Any of them has ended: without the host's tree the guest would wait for ever.
+    over: Over,
     notes: Vec<String>,
 }
 
 impl QemuMachine {
     fn new(child: Child, beside: Vec<Process>) -> io::Result<Self> {
         let qemu = Process(child);
-        let pidfd = pidfd_open(Pid::from_child(&qemu.0), PidfdFlags::empty())?;
+        let over = Over::of(std::iter::once(&qemu).chain(&beside))?;
         Ok(Self {
             qemu,
             beside,
-            pidfd,
+            over,
             notes: Vec::new(),
         })
     }
@@ -288,7 +312,7 @@ impl QemuMachine {
 
 impl Machine for QemuMachine {
     fn over(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.over.any.as_fd()
     }
 
     fn booted(&mut self) {}
@@ -300,5 +324,31 @@ impl Machine for QemuMachine {
     fn stop(&mut self) {
         self.qemu.end();
         self.beside.iter_mut().for_each(Process::end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    #[test]
+    fn the_end_of_either_process_is_the_machines() {
+        for which in 0..2 {
+            let start = || Process(Command::new("sleep").arg("60").spawn().unwrap());
+            let mut both = [start(), start()];
+            let over = Over::of(&both).unwrap();
+            let readable = |seconds: i64| {
+                let limit = Timespec {
+                    tv_sec: seconds,
+                    tv_nsec: 0,
+                };
+                poll(&mut [PollFd::new(&over.any, PollFlags::IN)], Some(&limit)).unwrap() == 1
+            };
+            assert!(!readable(0));
+            both[which].0.kill().unwrap();
+            assert!(readable(60), "the end of {which}");
+            assert!(readable(0), "it stays so");
+        }
     }
 }

@@ -5,15 +5,13 @@ use vshmem_port::boot::{BootError, Special};
 
 /// Looks at what the host has.
 pub(crate) fn check(special: &Special, memory: u64) -> Result<(), BootError> {
-    let said = node(special.numa_node, Path::new("/sys/devices/system/node")).and_then(|()| {
-        if !special.hugepages {
-            return Ok(());
-        }
-        huge(
-            memory,
-            &std::fs::read_to_string("/proc/meminfo").unwrap_or_default(),
-        )
-    });
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let said = node(special.numa_node, Path::new("/sys/devices/system/node"))
+        .and_then(|()| fits(memory, &meminfo))
+        .and_then(|()| match special.hugepages {
+            true => huge(memory, &meminfo),
+            false => Ok(()),
+        });
     said.map_err(BootError::Unsupported)
 }
 
@@ -27,13 +25,30 @@ fn node(wanted: Option<u32>, nodes: &Path) -> Result<(), String> {
     }
 }
 
-fn huge(memory: u64, meminfo: &str) -> Result<(), String> {
-    let field = |name: &str| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()
+fn field(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// A guest with more memory than the host and its swap have would only end others.
+fn fits(memory: u64, meminfo: &str) -> Result<(), String> {
+    let Some(total) = field(meminfo, "MemTotal:") else {
+        return Ok(());
     };
-    let free = field("HugePages_Free:").unwrap_or(0);
-    let bytes = field("Hugepagesize:").unwrap_or(0) << 10;
+    let all = total.saturating_add(field(meminfo, "SwapTotal:").unwrap_or(0));
+    if memory >> 10 <= all {
+        return Ok(());
+    }
+    Err(format!(
+        "this host has {} MiB of memory, swap included, and the guest is to have {}: choose a smaller --mem",
+        all >> 10,
+        memory >> 20
+    ))
+}
+
+fn huge(memory: u64, meminfo: &str) -> Result<(), String> {
+    let free = field(meminfo, "HugePages_Free:").unwrap_or(0);
+    let bytes = field(meminfo, "Hugepagesize:").unwrap_or(0) << 10;
     if bytes == 0 {
         return Err("this host's kernel has no huge pages; leave --hugepages out".to_owned());
     }
@@ -67,6 +82,12 @@ mod tests {
                 .unwrap_err()
                 .contains("no NUMA node 1")
         );
+
+        let total = "MemTotal:       2048 kB\nSwapTotal:      1024 kB\n";
+        assert_eq!(fits(3 << 20, total), Ok(()));
+        let why = fits((3 << 20) + 1024, total).unwrap_err();
+        assert!(why.contains("has 3 MiB") && why.contains("--mem"), "{why}");
+        assert_eq!(fits(u64::MAX, ""), Ok(()), "nothing is known");
 
         let meminfo = "MemTotal: 1 kB\nHugePages_Total:     200\nHugePages_Free:      128\nHugepagesize:       2048 kB\n";
         assert_eq!(huge(256 << 20, meminfo), Ok(()));

@@ -7,7 +7,7 @@
 use anyhow::{Context, bail};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::FdFlags;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use rustix::thread::CpuSet;
 use std::ffi::{CStr, CString};
 use std::io;
@@ -135,6 +135,8 @@ pub(crate) fn bounded(command: &mut Command, limit: Duration) -> anyhow::Result<
             break status;
         }
         if Instant::now() > until {
+            // It leads a session of its own: whoever it has started goes with it.
+            let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
             let _ = child.kill();
             let _ = child.wait();
             bail!("{name} took longer than {} s", limit.as_secs());
@@ -178,8 +180,26 @@ mod tests {
         )
         .unwrap_err();
         assert!(why.to_string().contains("so bad"), "{why}");
-        let mut long = Command::new("sleep");
-        let why = bounded(long.arg("60"), Duration::from_millis(50)).unwrap_err();
-        assert!(why.to_string().contains("took longer"), "{why}");
+        let folder = tempfile::tempdir().unwrap();
+        let noted = folder.path().join("child");
+        // On a loaded host it may take a while to start its child.
+        let child = [1, 5, 25].into_iter().find_map(|seconds| {
+            let mut long = Command::new("sh");
+            long.args(["-c", "sleep 600 & echo $! > \"$0\"; wait"])
+                .arg(&noted);
+            let why = bounded(&mut long, Duration::from_secs(seconds)).unwrap_err();
+            assert!(why.to_string().contains("took longer"), "{why}");
+            std::fs::read_to_string(&noted)
+                .ok()
+                .filter(|child| child.ends_with('\n'))
+        });
+        let child = child.unwrap();
+        let maps = format!("/proc/{}/maps", child.trim());
+        let until = Instant::now() + Duration::from_secs(30);
+        // A process that has ended has no mappings, whoever is to reap it.
+        while std::fs::read(&maps).is_ok_and(|maps| !maps.is_empty()) {
+            assert!(Instant::now() < until, "its child goes on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
