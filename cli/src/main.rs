@@ -31,6 +31,14 @@ macro_rules! println {
     ($($part:tt)*) => { print!("{}\n", format_args!($($part)*)) };
 }
 
+/// Complains on standard error; where nobody hears it there is nothing more to be done.
+macro_rules! eprintln {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+
 mod arguments;
 mod backend;
 mod commands;

@@ -210,6 +210,44 @@ fn status_and_doctor_tell_of_the_daemon() {
 }
 
 #[test]
+fn top_goes_on_when_the_daemon_is_killed_and_comes_back() {
+    use std::io::{BufRead, BufReader, Read};
+    let daemon = Daemon::start();
+    let victim = daemon.json(&["status"])["pid"].as_i64().expect("a pid");
+    let mut command = daemon.vshmem(&["top", "--interval", "0.1", "--count", "40"]);
+    command.stdout(std::process::Stdio::piped());
+    let mut top = command.spawn().expect("started");
+    let mut shown = BufReader::new(top.stdout.take().expect("its output"));
+    let mut text = String::new();
+    shown.read_line(&mut text).expect("a line");
+    let victim = i32::try_from(victim)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(victim.expect("a pid"), rustix::process::Signal::KILL).expect("killed");
+    shown.read_to_string(&mut text).expect("text");
+    assert!(top.wait().expect("its end").success(), "{text}");
+    assert!(
+        text.contains("restarted 0 times") && text.contains("restarted 1 times"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_complaint_that_nobody_hears_is_no_panic() {
+    let (reader, writer) = std::io::pipe().expect("pipe");
+    drop(reader);
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut command = support::vshmem(&["vm", "run", "--domain", "a", "--runtime-dir"]);
+    command
+        .arg(folder.path())
+        .args(["--", "true"])
+        .stdout(std::process::Stdio::null());
+    let child = command.stderr(writer).spawn().expect("started");
+    let output = support::finish_child(child, LIMIT);
+    assert_eq!(output.status.code(), Some(125));
+}
+
+#[test]
 fn a_program_runs_with_status_arguments_and_environment() {
     let daemon = Daemon::start();
     let output = finish(

@@ -73,7 +73,14 @@ pub(crate) fn run(options: &Top) -> Outcome {
     let _screen = terminal.then(Screen::enter);
     let mut looks = 0;
     loop {
-        let text = picture(&mut inventory)?;
+        let text = match picture(&mut inventory) {
+            Ok(text) => text,
+            Err(_) => {
+                // The daemon may have been started again: its successor answers, or says why not.
+                inventory = Inventory::open(Connection::open(&options.place)?)?;
+                picture(&mut inventory)?
+            }
+        };
         if terminal {
             draw(&text);
         } else {

@@ -417,7 +417,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_that_is_kept_under_both_names_is_one_guests() {
+    fn a_stream_that_is_kept_under_both_names_is_taken_once() {
         let names = [
             "attached/1/2/2/uml/a",
             "attached/3/4/4/uml/b",

@@ -260,7 +260,7 @@ fn mistakes_about_groups_are_named_by_line_and_field() {
 }
 
 #[test]
-fn the_host_is_no_guest() {
+fn the_host_cannot_be_of_another_port() {
     let said = complaint("[[domain]]\nname = \"host\"\nport = \"ivshmem\"\n");
     assert!(
         said.contains("domain \"host\"") && said.contains("no guest"),

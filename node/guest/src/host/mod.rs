@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::Mode;
@@ -21,6 +21,9 @@ use crate::frame::{Outcome, Start, StartService};
 
 /// The word by which a program that is started as a guest's first process knows it, see [`crate::init::is_init`].
 pub(crate) const INIT_WORD: &str = "guest-init";
+
+/// Folders that are a guest's own, each a file system or the place of some.
+const OWN: [&str; 5] = ["/", "/proc", "/sys", "/dev", "/run"];
 
 /// Whose rights the program has in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,7 +169,10 @@ impl GuestSpec {
             cpus: Vec::new(),
             memory: Self::MEMORY,
             argv,
-            cwd: std::env::current_dir()?,
+            cwd: std::env::current_dir().unwrap_or_else(|error| {
+                tracing::warn!("the present folder: {error}; the program starts in /");
+                PathBuf::from("/")
+            }),
             env: std::env::vars_os().collect(),
             user: User::current()?,
             pools: Vec::new(),
@@ -194,6 +200,12 @@ impl GuestSpec {
                     Err(io::ErrorKind::NotADirectory.into())
                 }
             });
+            if let Ok(whole) = &whole
+                && OWN.iter().any(|own| whole == Path::new(own))
+            {
+                let why = format!("--bind {}: a guest has one of its own", whole.display());
+                return Err(RunError::Spec(why));
+            }
             match whole {
                 Ok(whole) => Ok(whole.as_os_str().as_bytes().to_vec()),
                 Err(e) => Err(RunError::Spec(format!("--bind {}: {e}", folder.display()))),
@@ -385,4 +397,25 @@ pub fn run(spec: GuestSpec) -> Result<Outcome, RunError> {
         run: spec.timeout,
     };
     session::Session::new(spec.domain, machine, ours, console, spec.streams, signals, limits).run(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_that_a_machine_has_itself_are_not_bound_from_the_host() {
+        let bound = |folder: &str| {
+            let mut spec = GuestSpec::new("any", "a", vec!["true".into()]).expect("a specification");
+            spec.binds.push(folder.into());
+            spec.start()
+                .map(|start| start.binds.len())
+                .map_err(|error| error.to_string())
+        };
+        for own in ["/", "/proc", "/dev/", "/sys", "/proc/../run"] {
+            let said = bound(own).expect_err(own);
+            assert!(said.contains("one of its own"), "{own}: {said}");
+        }
+        assert_eq!(bound("/usr"), Ok(1));
+    }
 }

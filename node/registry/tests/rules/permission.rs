@@ -39,6 +39,30 @@ fn mode_bits_are_the_users_the_groups_or_the_others() {
 }
 
 #[test]
+fn the_owners_group_and_the_creators_both_count() {
+    let mut g = Group::new();
+    let creator = g.process(1000);
+    let [mut of_owner, mut of_creator, mut of_neither] = [1002, 1003, 1004].map(|uid| g.who(uid));
+    (of_owner.gid, of_creator.gid, of_neither.gid) = (2001, 1000, 3000);
+    let [of_owner, of_creator, of_neither] = [of_owner, of_creator, of_neither].map(|who| g.connect(1, who));
+    let id = g.shmget(creator, 7, 100, CREAT | 0o640).unwrap();
+    let given = Request::Set {
+        kind: Kind::Shm,
+        id,
+        uid: 1001,
+        gid: 2001,
+        mode: 0o640,
+        qbytes: None,
+    };
+    g.request(creator, given).unwrap();
+    for member in [of_owner, of_creator] {
+        assert!(g.attach_as(member, id, true, false).is_ok());
+        assert_eq!(g.attach(member, id), Err(EACCES));
+    }
+    assert_eq!(g.attach_as(of_neither, id, true, false), Err(EACCES));
+}
+
+#[test]
 fn shm_rdonly_asks_for_read_and_shm_exec_for_execute() {
     let mut g = Group::new();
     let (owner, other) = (g.process(1000), g.process(1001));

@@ -427,3 +427,34 @@ fn with_rmid_forced_a_segment_goes_with_its_last_attachment_or_its_creator() {
     assert_eq!(g.stat(q, Kind::Shm, alone).map(drop), Err(EINVAL));
     assert!(g.stat(q, Kind::Shm, others).is_ok());
 }
+
+#[test]
+fn when_rmid_is_forced_segments_that_are_left_already_go_at_once() {
+    let mut g = Group::new();
+    let (root, p, q) = (g.process(0), g.process(1000), g.process(1000));
+    let left = g.shmget(p, 7, 4096, CREAT | 0o600).unwrap();
+    let in_use = g.shmget(p, 8, 4096, CREAT | 0o600).unwrap();
+    g.attach(q, in_use).unwrap();
+    g.gone(p, false);
+    assert!(g.stat(q, Kind::Shm, left).is_ok());
+    let (setting, values) = (Setting::ShmRmidForced, vec![1]);
+    g.request(root, Request::SetLimit { setting, values }).unwrap();
+    assert_eq!(g.stat(q, Kind::Shm, left).map(drop), Err(EINVAL));
+    assert!(g.stat(q, Kind::Shm, in_use).is_ok());
+}
+
+#[test]
+fn what_a_user_may_lock_is_bounded_to_the_page() {
+    let mut g = Group::new();
+    let p = g.process(1000);
+    let ids = [7, 8].map(|key| g.shmget(p, key, 2 * 4096, CREAT | 0o600).unwrap());
+    let mut lock = |id, on, pages: u64| {
+        let most = Some(pages * 4096);
+        g.request(p, Request::Lock { id, on, most }).map(drop)
+    };
+    assert_eq!(lock(ids[0], true, 1), Err(ENOMEM));
+    assert_eq!(lock(ids[0], true, 2), Ok(()));
+    assert_eq!(lock(ids[1], true, 3), Err(ENOMEM), "two and two pages");
+    assert_eq!(lock(ids[1], true, 4), Ok(()));
+    assert_eq!(lock(ids[0], false, 0), Ok(()));
+}
