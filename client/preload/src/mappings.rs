@@ -1,4 +1,4 @@
-//! munmap(2), mremap(2), mprotect(2) and mmap(2): where a segment is attached, nattch follows. Everywhere else the kernel is asked straight away.
+//! munmap(2), mremap(2), mprotect(2), mmap(2) and remap_file_pages(2): where a segment is attached, nattch follows. Everywhere else the kernel is asked straight away.
 //!
 //! Not by way of libc: allocators call these before anything can be looked up.
 #![allow(unsafe_code)] // C functions by name; the program's own mappings.
@@ -71,6 +71,32 @@ unsafe extern "C" fn mremap(
             ),
         }
     }) as *mut c_void
+}
+
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn remap_file_pages(
+    at: *mut c_void,
+    bytes: size_t,
+    protection: c_int,
+    first: size_t,
+    flags: c_int,
+) -> c_int {
+    let (at, kind) = (at as usize, protection as usize);
+    // SAFETY: the program's own arguments.
+    given(unsafe {
+        match mappings::touches(at, bytes) {
+            true => mappings::remap_file_pages(at, bytes, protection, first),
+            false => call6(
+                libc::SYS_remap_file_pages,
+                at,
+                bytes,
+                kind,
+                first,
+                flags as usize,
+                0,
+            ),
+        }
+    }) as c_int
 }
 
 #[unsafe(no_mangle)]

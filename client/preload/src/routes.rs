@@ -2,8 +2,8 @@
 //!
 //! Keys: `VSHMEM_KEYS`, else what the daemon's configuration says for this domain, else all of them. See [`Keys`].
 //!
-//! Ids: every id of Vshmem has bit 30 set, but the kernel's ids span the whole range too. So ids without the bit are the kernel's, and of those with
-//! it the ones that the kernel gave this process (or the ones it was forked from).
+//! Ids: those of Vshmem have bit 30 set, but the kernel's ids span the whole range too. So the kernel's are, of those with the bit, the ones that it gave
+//! this process (or the ones it was forked from), and of those without it all but the ones that Vshmem was asked for (`shm_next_id`): the daemon knows them.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -48,7 +48,15 @@ fn packed(kind: Kind, id: i32) -> u64 {
 #[inline(always)]
 pub(crate) fn id_is_ours(kind: Kind, id: i32) -> bool {
     let count = COUNT.load(Ordering::Acquire);
-    id >= 0 && id & ID_BIT != 0 && (count == 0 || !is_kernels(kind, id, count))
+    match id & ID_BIT != 0 {
+        true => id >= 0 && (count == 0 || !is_kernels(kind, id, count)),
+        false => id >= 0 && was_asked_for(kind, id),
+    }
+}
+
+#[cold]
+fn was_asked_for(kind: Kind, id: i32) -> bool {
+    Runtime::global().has_low_id(kind, id)
 }
 
 #[cold]

@@ -1,7 +1,7 @@
 //! `syscall(SYS_semop, …)`: programs that go past libc's functions.
 //!
 //! libc's `syscall` is a few instructions, and callers rely on that (a clone through it returns on another stack). So this one is as short: the numbers of
-//! System V IPC go to [`system_v`], those that make the process another user to [`who`], children that share an undo list to [`sharing`], everything else straight to the kernel.
+//! System V IPC, and remap_file_pages, go to [`system_v`], those that make the process another user to [`who`], children that share an undo list to [`sharing`], everything else straight to the kernel.
 #![allow(unsafe_code)] // Assembly; C functions by name.
 
 use std::ffi::{c_long, c_void};
@@ -19,6 +19,8 @@ unsafe extern "C" fn syscall() {
         "cmp rax, 7",
         "jbe 2f",
         "cmp rdi, 220", // semtimedop
+        "je 2f",
+        "cmp rdi, 216", // remap_file_pages
         "je 2f",
         "cmp rdi, 56", // clone
         "je 5f",
@@ -185,6 +187,9 @@ unsafe extern "C" fn system_v(number: c_long, a: usize, b: usize, c: usize, d: u
             libc::SYS_msgsnd => msgsnd(a32, b as *const c_void, c, d as i32).into(),
             libc::SYS_msgrcv => msgrcv(a32, b as *mut c_void, c, d as c_long, e as i32) as c_long,
             libc::SYS_msgctl => msgctl(a32, b32, c as *mut c_void).into(),
+            libc::SYS_remap_file_pages => {
+                crate::mappings::remap_file_pages(a as *mut c_void, b, c32, d, e as i32).into()
+            }
             _ => failed(-(libc::ENOSYS as isize)),
         }
     }

@@ -84,6 +84,11 @@ fn addresses_follow_the_rules_of_shmat() {
 }
 
 #[test]
+fn times_are_those_of_time() {
+    both("seconds");
+}
+
+#[test]
 fn arguments_are_checked_and_structures_filled() {
     both("arguments");
 }

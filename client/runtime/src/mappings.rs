@@ -1,4 +1,4 @@
-//! munmap(2), mremap(2), mprotect(2) and mmap(2) over attached segments: nattch follows what is mapped, as in Linux.
+//! munmap(2), mremap(2), mprotect(2), mmap(2) and remap_file_pages(2) over attached segments: nattch follows what is mapped, as in Linux.
 //!
 //! The calls are made as the program asked for them, straight to the kernel (libc's own do no more); afterwards the pieces are counted. Where no segment lies,
 //! [`touches`] has said so, and nothing of this is needed.
@@ -162,6 +162,42 @@ pub unsafe fn mremap(old: usize, old_bytes: usize, new_bytes: usize, flags: i32,
     let arguments = [old, old_bytes, new_bytes, flags as usize, new, 0];
     // SAFETY: promised by the caller.
     unsafe { make(remapping, libc::SYS_mremap, arguments) }
+}
+
+/// remap_file_pages(2): shows pages of the segment at `at`, from its page `first` on, at `at`. They must be mapped somewhere in this process: the kernel, which
+/// counts in pages of the file that holds the segment, would show others.
+///
+/// # Safety
+/// As for remap_file_pages(2).
+pub unsafe fn remap_file_pages(at: usize, bytes: usize, protection: i32, first: usize) -> isize {
+    const WRONG: isize = -(libc::EINVAL as isize);
+    let (at, bytes) = (at & !(PAGE - 1), bytes & !(PAGE - 1));
+    if protection != 0 || bytes == 0 {
+        return WRONG;
+    }
+    let offset = first.saturating_mul(PAGE);
+    let shown = process::lock().segments.shown(at, bytes, offset);
+    match shown {
+        None => return WRONG,
+        Some(from) if from == at => return 0,
+        Some(from) => {
+            let anywhere = libc::MREMAP_MAYMOVE;
+            // By way of somewhere else, as where it comes from and where it goes may overlap.
+            // SAFETY: of a shared mapping, 0 bytes make a second one; promised by the caller.
+            let second = unsafe { mremap(from, 0, bytes, anywhere, 0) };
+            if failed(second) {
+                return second;
+            }
+            // SAFETY: promised by the caller.
+            let moved = unsafe { mremap(second as usize, bytes, bytes, anywhere | libc::MREMAP_FIXED, at) };
+            if failed(moved) {
+                // SAFETY: nobody knows of it yet.
+                unsafe { munmap(second as usize, bytes) };
+                return moved;
+            }
+        }
+    }
+    0
 }
 
 /// # Safety

@@ -104,6 +104,16 @@ pub(crate) fn msgmax() -> Option<usize> {
     limit(layout::MSGMAX_AT)
 }
 
+/// Whether there may be ids of Vshmem without [`vshmem_wire::ID_BIT`].
+pub(crate) fn low_ids() -> bool {
+    let page = TIME.load(Ordering::Relaxed);
+    if ptr::eq(page, (&raw const NO_TIME).cast()) {
+        return false;
+    }
+    // SAFETY: within a mapped time page, aligned to 4.
+    unsafe { AtomicU32::from_ptr(page.add(layout::LOW_IDS_AT).cast()) }.load(Ordering::Relaxed) != 0
+}
+
 /// SEMOPM, if it is known.
 #[inline(always)]
 pub(crate) fn semopm() -> Option<usize> {

@@ -226,6 +226,22 @@ impl Pieces {
         self.list.iter().map(|piece| (piece.at, piece.end())).collect()
     }
 
+    /// Where the segment that lies at `at` shows `bytes` from `offset` on, with the same rights. None: nowhere, or no one piece lies at `at`.
+    pub(crate) fn shown(&self, at: usize, bytes: usize, offset: usize) -> Option<usize> {
+        let (end, last) = (at.checked_add(bytes)?, offset.checked_add(bytes)?);
+        let here = self.list.iter().find(|p| p.at <= at && end <= p.end())?;
+        let shows = |p: &&Piece| p.offset <= offset && last <= p.offset + p.bytes;
+        let alike = |p: &&Piece| p.id == here.id && p.protection == here.protection;
+        let mut all = self.list.iter().filter(alike).filter(shows);
+        // Best where it is already.
+        let places: Vec<usize> = all.by_ref().map(|p| p.at + (offset - p.offset)).collect();
+        places
+            .iter()
+            .find(|&&place| place == at)
+            .or(places.first())
+            .copied()
+    }
+
     /// Whether a segment is there.
     pub(crate) fn shows(&self, at: usize) -> bool {
         self.list
@@ -313,6 +329,23 @@ mod tests {
             .collect();
         all.sort_unstable();
         all
+    }
+
+    #[test]
+    fn pages_are_found_where_they_are_shown() {
+        let mut pieces = five();
+        assert_eq!(pieces.shown(AT, PAGE, 3 * PAGE), Some(AT + 3 * PAGE));
+        assert_eq!(
+            pieces.shown(AT + PAGE, 2 * PAGE, PAGE),
+            Some(AT + PAGE),
+            "where it is"
+        );
+        assert_eq!(pieces.shown(AT, PAGE, 5 * PAGE), None);
+        assert_eq!(pieces.shown(AT + 4 * PAGE, 2 * PAGE, 0), None);
+        assert_eq!(pieces.shown(AT, PAGE, usize::MAX), None);
+        pieces.cut(AT, AT + PAGE);
+        assert_eq!(pieces.shown(AT + PAGE, PAGE, 0), None);
+        assert_eq!(pieces.shown(AT, PAGE, PAGE), None);
     }
 
     #[test]

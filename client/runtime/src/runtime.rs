@@ -1,10 +1,10 @@
 //! [`Runtime`]: the one of a process, and requests that are not about one kind of construct.
 
 use crate::errno::{Errno, Result};
-use crate::{attach, process};
+use crate::{attach, pages, process};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use vshmem_wire::request::Welcome;
-use vshmem_wire::{Failure, Info, Kind, Reply, Request, Setting, Stat};
+use vshmem_wire::{Failure, Info, Kind, Reply, Request, SLOTS, Setting, Stat};
 
 pub use vshmem_wire::request::Which;
 
@@ -37,6 +37,16 @@ impl Runtime {
             .welcome()
             .map(|(welcome, _)| welcome.clone())
             .map_err(|_| Errno::ENOSYS)
+    }
+
+    /// Whether an id that does not look like Vshmem's is one all the same, since somebody asked for it (`shm_next_id` and its like).
+    pub fn has_low_id(&self, kind: Kind, id: i32) -> bool {
+        if process::never_used() && self.connect().is_err() || !pages::low_ids() {
+            return false;
+        }
+        let index = id & (SLOTS as i32 - 1);
+        self.stat(kind, Which::AnyIndex(index))
+            .is_ok_and(|stat| stat.id == id)
     }
 
     /// The process's user or groups have changed: nothing that was checked before counts any more.

@@ -1,7 +1,8 @@
 //! Layout of the two pages a daemon shares with its clients.
 //!
 //! **Time page**, read-only for clients: u64 at 0, seconds since the epoch on the host, written once a second; u32 at 8, the number of times
-//! the daemon was restarted; u32 at 12 and at 16, one more than the limits MSGMAX and SEMOPM, 0 before they are known. From 64 on, where domains ring each other with
+//! the daemon was restarted; u32 at 12 and at 16, one more than the limits MSGMAX and SEMOPM, 0 before they are known; u32 at 20, whether there may be ids
+//! without [`crate::ID_BIT`]. From 64 on, where domains ring each other with
 //! nobody in between, a u64 for each [`door`] that this domain's clients can ring, up to the first 0: by which number whose bell is rung. The table may change while it is
 //! read: a wrong number rings somebody for nothing, and a lost ring is made up for by the sleeper's own looks.
 //!
@@ -47,6 +48,8 @@ pub const MSGMAX_AT: usize = 12;
 /// Offset of SEMOPM in the time page.
 pub const SEMOPM_AT: usize = 16;
 
+/// Offset of a word that is 1 once an id without [`crate::ID_BIT`] was asked for (`shm_next_id` and its like).
+pub const LOW_IDS_AT: usize = 20;
 /// Offset of the first door in the time page.
 pub const DOORS_AT: usize = 64;
 /// Most doors.

@@ -176,6 +176,8 @@ pub enum Down {
         msgmax: u32,
         /// Most operations of a semop.
         semopm: u32,
+        /// As [`crate::pages::LOW_IDS_AT`].
+        low_ids: bool,
     },
     /// The back-end stops for good.
     Goodbye,

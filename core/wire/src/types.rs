@@ -4,8 +4,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-/// Bit that every Vshmem id has set. Ids are `bit 30 | sequence (15 bits) << 15 | slot (15 bits)`.
+/// Bit that the ids of Vshmem have set, but for those that somebody asked for (`shm_next_id` and its like). Ids are `sequence (16 bits) << 15 | slot (15 bits)`.
 pub const ID_BIT: i32 = 1 << 30;
+/// Bit that the sequence numbers of such ids have set.
+pub const SEQUENCE_BIT: u16 = 1 << 15;
 /// Number of slots: the most constructs of one kind in one group, and the range of `*_STAT` indices.
 pub const SLOTS: u32 = 1 << 15;
 
@@ -20,14 +22,14 @@ pub enum Kind {
     Msg,
 }
 
-/// The slot of an id, if it is one of ours.
+/// The slot of an id, if it can be one of ours.
 pub fn slot_of(id: i32) -> Option<u32> {
-    (id >= 0 && id & ID_BIT != 0).then_some(id as u32 & (SLOTS - 1))
+    (id >= 0).then_some(id as u32 & (SLOTS - 1))
 }
 
 /// Makes an id from a slot and a sequence number.
 pub fn make_id(slot: u32, sequence: u16) -> i32 {
-    ID_BIT | i32::from(sequence & 0x7fff) << 15 | (slot & (SLOTS - 1)) as i32
+    i32::from(sequence) << 15 | (slot & (SLOTS - 1)) as i32
 }
 
 /// Who owns a construct and who may use it: `struct ipc_perm`.

@@ -7,7 +7,7 @@ use crate::config::Uids;
 use crate::errno::{EINVAL, EPERM, ERANGE};
 use crate::registry::Registry;
 use crate::state::{Body, Image, Life};
-use vshmem_wire::{Failure, ID_BIT, Kind, Limits, Reply, SLOTS, Setting};
+use vshmem_wire::{Failure, Kind, Limits, Reply, SLOTS, Setting};
 
 fn invalid() -> Failure {
     Failure::errno(EINVAL)
@@ -121,7 +121,7 @@ impl Registry {
         if wanted < 0 {
             return table.take(serial);
         }
-        let number = (wanted & !ID_BIT) as u32;
-        table.take_from(number % SLOTS, (number / SLOTS) as u16 & 0x7fff, serial)
+        let number = wanted as u32;
+        table.take_from(number % SLOTS, (number / SLOTS) as u16, serial)
     }
 }

@@ -1,12 +1,13 @@
 //! Keys, slots and sequence numbers of one kind.
 //!
-//! An id is a slot and a sequence number that grows each time the slot is used again. Freed slots queue up, and the one freed longest ago is used again once
+//! An id is a slot and a sequence number that grows each time the slot is used again, within the upper half of sixteen bits: ids in the lower half are given
+//! to who asks for one of them. Freed slots queue up, and the one freed longest ago is used again once
 //! [`GAP`] wait: a stale id then means nothing for `GAP` × 32,768 further constructs, while the highest slot, up to which
 //! `ipcs` asks slot by slot, stays close to the number of constructs.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
-use vshmem_wire::{SLOTS, make_id};
+use vshmem_wire::{SEQUENCE_BIT, SLOTS, make_id};
 
 /// Freed slots that wait before the first of them is used again.
 const GAP: usize = 64;
@@ -28,12 +29,12 @@ impl Table {
     /// Takes a slot for a construct: the slot and its new sequence number. None if all are in use.
     pub(crate) fn take(&mut self, serial: u64) -> Option<(u32, u16)> {
         let (slot, sequence) = if self.free.len() < GAP && (self.sequences.len() as u32) < SLOTS {
-            self.sequences.push(0);
-            (self.sequences.len() as u32 - 1, 0)
+            self.sequences.push(SEQUENCE_BIT);
+            (self.sequences.len() as u32 - 1, SEQUENCE_BIT)
         } else {
             let slot = self.free.pop_front()?;
             let last = self.sequences.get_mut(slot as usize)?;
-            *last = (*last + 1) & 0x7fff;
+            *last = last.wrapping_add(1) | SEQUENCE_BIT;
             (slot, *last)
         };
         self.slots.insert(slot, serial);
@@ -45,7 +46,7 @@ impl Table {
         let slot = (from..SLOTS).find(|slot| !self.slots.contains_key(slot))?;
         while self.sequences.len() as u32 <= slot {
             self.free.push_back(self.sequences.len() as u32);
-            self.sequences.push(0);
+            self.sequences.push(SEQUENCE_BIT);
         }
         self.free.retain(|&free| free != slot);
         *self.sequences.get_mut(slot as usize)? = sequence;
@@ -97,16 +98,20 @@ mod tests {
         assert_eq!(table.take(0), None);
         assert_eq!(table.highest(), SLOTS - 1);
         table.free(7);
-        assert_eq!(table.take(0), Some((7, 1)));
+        assert_eq!(table.take(0), Some((7, SEQUENCE_BIT + 1)));
     }
 
     #[test]
-    fn the_sequence_number_stays_within_fifteen_bits() {
+    fn the_sequence_number_stays_in_the_upper_half_unless_another_is_asked_for() {
         let mut table = Table {
-            sequences: vec![0x7fff],
+            sequences: vec![u16::MAX],
             free: VecDeque::from(vec![0; GAP]),
             ..Table::default()
         };
-        assert_eq!(table.take(1), Some((0, 0)));
+        assert_eq!(table.take(1), Some((0, SEQUENCE_BIT)));
+        assert_eq!(table.take_from(1, 7, 2), Some((1, 7)));
+        table.free(1);
+        table.free = VecDeque::from(vec![1; GAP]);
+        assert_eq!(table.take(3), Some((1, SEQUENCE_BIT + 8)));
     }
 }

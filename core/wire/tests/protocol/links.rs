@@ -137,6 +137,7 @@ proptest! {
             seconds: seed,
             msgmax: 8192,
             semopm: 500,
+            low_ids: false,
         };
         world.back.send(&last);
         world.settle();

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use vshmem_port::store::{Reach, Serial, Store};
 use vshmem_registry::{Command, Done};
 use vshmem_wire::pool::{self, GroupPool, HEADER_BYTES, PoolHeader};
-use vshmem_wire::{Down, Failure, Reply, Request, ShownPool, Up, Verdict};
+use vshmem_wire::{Down, Failure, ID_BIT, Reply, Request, ShownPool, Up, Verdict};
 
 /// Silence that is worth a line in the log.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -521,6 +521,9 @@ impl Backend {
         let limits = self.registry.group().limits;
         let (msgmax, semopm) = (limits.msgmax, limits.semopm);
         self.time.set_limits(msgmax, semopm);
+        let asked_for = limits.next_ids.iter().any(|id| (0..ID_BIT).contains(id));
+        let low_ids = self.time.low_ids() || asked_for;
+        self.time.set_low_ids(low_ids);
         let numbers: Vec<u32> = self.guests.keys().copied().collect();
         for number in numbers {
             let Some(guest) = self.guests.get_mut(&number) else {
@@ -537,6 +540,7 @@ impl Backend {
                     seconds,
                     msgmax,
                     semopm,
+                    low_ids,
                 }
             };
             // Who does not read gets no more to read.

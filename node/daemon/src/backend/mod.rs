@@ -235,7 +235,7 @@ impl Backend {
 
     /// Puts a command to the registry, writes it to the log, carries out what follows from it.
     fn apply(&mut self, command: Command) -> Result<Done, Failure> {
-        let now = pages::now();
+        let now = pages::as_programs_see_it();
         let entry = command
             .changes()
             .then(|| postcard::to_allocvec(&EntryRef::Command(now, &command)));

@@ -31,7 +31,7 @@ impl<'a> BackWorld<'a> {
         };
         BackWorld {
             me,
-            seconds: pages::now(),
+            seconds: pages::as_programs_see_it(),
             mapping,
             patience: 0,
             rung: RefCell::new(BTreeSet::new()),

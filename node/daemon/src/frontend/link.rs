@@ -162,9 +162,11 @@ impl Frontend {
                 seconds,
                 msgmax,
                 semopm,
+                low_ids,
             } => {
                 self.time.tick(seconds);
                 self.time.set_limits(msgmax, semopm);
+                self.time.set_low_ids(low_ids);
             }
             Down::Goodbye => {
                 tracing::warn!("the back-end has stopped: ending");

@@ -10,7 +10,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 use vshmem_wire::pages::{
-    DOORS, DOORS_AT, ENTRY, MSGMAX_AT, RESTARTS_AT, SECONDS_AT, SEMOPM_AT, TICKETS, door,
+    DOORS, DOORS_AT, ENTRY, LOW_IDS_AT, MSGMAX_AT, RESTARTS_AT, SECONDS_AT, SEMOPM_AT, TICKETS, door,
 };
 use vshmem_words::{Mapping, Ordering, Words};
 
@@ -58,6 +58,12 @@ pub(crate) fn now() -> u64 {
         .map_or(0, |d| d.as_secs())
 }
 
+/// Seconds since the epoch as time(2) tells them, which follows [`now`] by up to a tick: for times that programs compare with it.
+pub(crate) fn as_programs_see_it() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    u64::try_from(time.tv_sec).unwrap_or(0)
+}
+
 /// The page that tells clients the time.
 #[derive(Debug)]
 pub(crate) struct TimePage {
@@ -92,6 +98,17 @@ impl TimePage {
             .store32(MSGMAX_AT, msgmax.saturating_add(1), Ordering::Relaxed);
         self.words
             .store32(SEMOPM_AT, semopm.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Writes whether ids without [`vshmem_wire::ID_BIT`] have been asked for.
+    pub(crate) fn set_low_ids(&self, low_ids: bool) {
+        self.words
+            .store32(LOW_IDS_AT, u32::from(low_ids), Ordering::Relaxed);
+    }
+
+    /// Whether they have; a daemon that was restarted finds it here.
+    pub(crate) fn low_ids(&self) -> bool {
+        self.words.load32(LOW_IDS_AT, Ordering::Relaxed) != 0
     }
 
     /// Writes whom this domain's clients ring by which numbers: space, bell, number. What there is no room for is rung by the daemons.

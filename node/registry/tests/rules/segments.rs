@@ -404,6 +404,12 @@ fn a_wanted_id_is_given_once() {
     g.request(root, Request::SetLimit { setting, values }).unwrap();
     assert_eq!(g.shmget(root, 7, 4096, CREAT | 0o600), Ok(wanted));
     assert_ne!(g.shmget(root, 8, 4096, CREAT | 0o600).unwrap() & 0x7fff, 300);
+    let setting = Setting::NextId(Kind::Shm);
+    let values = vec![12_345];
+    g.request(root, Request::SetLimit { setting, values }).unwrap();
+    assert_eq!(g.shmget(root, 9, 4096, CREAT | 0o600), Ok(12_345));
+    assert_eq!(g.stat(root, Kind::Shm, 12_345).unwrap().perm.seq, 0);
+    assert_eq!(g.stat(root, Kind::Shm, ID_BIT | 12_345), Err(EINVAL));
 }
 
 #[test]
