@@ -374,7 +374,12 @@ impl Supervisor {
             libc::SYS_msgctl => (libc::SYS_msgget, msg::takes_id(command)),
             _ => return true,
         };
-        !by_id || id >= 0 && id & ID_BIT != 0 && !self.kernels.contains(&(get, id))
+        match id & ID_BIT != 0 {
+            _ if !by_id => true,
+            true => id >= 0 && !self.kernels.contains(&(get, id)),
+            // One that somebody asked for (`shm_next_id`), if no key is the kernel's.
+            false => id >= 0 && self.keys.are_all(),
+        }
     }
 
     /// A key of the kernel. An id that looks like Vshmem's is remembered.
