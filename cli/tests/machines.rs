@@ -69,22 +69,22 @@ fn the_options_are_qemus_as_they_are() {
 #[test]
 fn the_elements_are_libvirts() {
     let daemon = Daemon::start_with(&["--pool", "64M"]);
-    let elements = daemon.ok(&["vm", "flags", "libvirt", "--domain", "db"]);
-    let file = daemon.folder().join("db.xml");
-    let domain = format!(
-        "<domain type='qemu'><name>db</name><memory unit='MiB'>64</memory><vcpu current='1'>2</vcpu>
+    for stream in ["serial", "vsock"] {
+        let elements = daemon.ok(&["vm", "flags", "libvirt", "--domain", "db", "--stream", stream]);
+        assert_eq!(elements.contains("<vsock"), stream == "vsock", "{elements}");
+        let file = daemon.folder().join("db.xml");
+        let domain = format!(
+            "<domain type='qemu'><name>db</name><memory unit='MiB'>64</memory><vcpu current='1'>2</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type></os>
 <devices><emulator>/usr/bin/{QEMU}</emulator>{elements}</devices></domain>"
-    );
-    std::fs::write(&file, domain).expect("written");
-    for program in ["virt-xml-validate", "xmllint"] {
-        if !is_here(program) {
-            return;
+        );
+        std::fs::write(&file, domain).expect("written");
+        if ["virt-xml-validate", "xmllint"].into_iter().all(is_here) {
+            let output = finish(Command::new("virt-xml-validate").arg(&file).arg("domain"), LIMIT);
+            assert!(output.status.success(), "{}{}", out(&output), err(&output));
         }
+        std::fs::remove_file(file).expect("removed");
     }
-    let output = finish(Command::new("virt-xml-validate").arg(&file).arg("domain"), LIMIT);
-    assert!(output.status.success(), "{}{}", out(&output), err(&output));
-    std::fs::remove_file(file).expect("removed");
 }
 
 #[test]
@@ -107,6 +107,19 @@ fn remarks_are_beside_the_text_and_json_has_both() {
         &["vm", "flags", "qemu", "--domain", "host"][..],
         &["vm", "flags", "libvirt", "--domain", "db", "--device", "plain"],
         &["vm", "flags", "vmware", "--domain", "db"],
+        &[
+            "vm",
+            "flags",
+            "libvirt",
+            "--domain",
+            "db",
+            "--stream",
+            "vsock-user",
+        ],
+        &["vm", "flags", "qemu", "--domain", "db", "--cid", "5"],
+        &[
+            "vm", "flags", "qemu", "--domain", "other", "--stream", "vsock", "--cid", "2",
+        ],
     ] {
         let output = finish(&mut daemon.vshmem(bad), LIMIT);
         assert!(!output.status.success() && out(&output).is_empty(), "{bad:?}");
