@@ -31,6 +31,7 @@ Environment:
   VSHMEM_DOMAIN        domain to be in, where a local process may choose
   VSHMEM_PRELOAD       the preload library
   VSHMEM_SPIN          longest spin before sleeping, in microseconds (0: none)
+  VSHMEM_STRICT_FILES  `kernel`: under run --strict, files below /proc are the kernel's and open(2) costs nothing
   VSHMEM_LOG           what is said on standard error: off, error, warn, info, debug"
 )]
 pub(crate) struct Cli {

@@ -132,6 +132,16 @@ fn a_process_that_becomes_another_user_has_that_users_rights() {
 }
 
 #[test]
+fn who_changes_what_a_call_points_to_harms_nobody() {
+    let daemon = Daemon::start();
+    if let Some(program) = compile("cc", "liar", &daemon, STATIC) {
+        well(&finish(&mut strict(&daemon, &program, ""), LIMIT), "well\n");
+    }
+    let all = daemon.json(&["ipcs"]);
+    assert_eq!(all["shm"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
 fn a_program_executed_has_no_waiters_of_the_one_before() {
     part("exec");
 }
