@@ -15,9 +15,9 @@ use vshmem_wire::{Link, Memory, Window};
 use vshmem_words::{Ordering, Words};
 
 /// An agent that hears nothing for so long ends: nothing is left running behind a check that died.
-const IDLE: Duration = Duration::from_secs(90);
+const IDLE: Duration = Duration::from_secs(600);
 /// How long an answer may take to leave, and a gate to open.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Does what the check at the other end of the port's stream says, until it says End or is gone.
 ///

@@ -14,7 +14,7 @@ use vshmem_words::Mapping;
 /// How long a domain may take to come up, a virtual machine included.
 const START: Duration = Duration::from_secs(120);
 /// How long an agent may take to answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(40);
+pub(super) const PATIENCE: Duration = Duration::from_secs(200);
 
 /// A construct: its serial and where its pages are.
 #[derive(Debug, Clone)]

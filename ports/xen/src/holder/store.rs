@@ -323,12 +323,20 @@ impl GrantStore {
                 self.of.remove(&serial);
             }
         }
+        let mut mapped = Vec::new();
         for &(_, frame) in &frames {
             if self.references.revoke(frame, None) {
                 self.stock.put(frame);
             } else {
                 self.quarantine.insert(frame);
+                mapped.push(frame);
             }
+        }
+        // Whoever has them still reads the past no more; before anybody else gets them they are zeroed once more.
+        if let Err(why) = self.libraries.zero(self.ledger.holder, &mapped) {
+            tracing::warn!(
+                "pages that are given back, and still mapped somewhere, keep their contents until then: {why}"
+            );
         }
         // Somebody who was let in before, and is not any more, may still map what nobody is let into now.
         self.settle();

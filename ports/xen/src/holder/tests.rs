@@ -122,6 +122,22 @@ fn a_released_construct_leaves_no_page_behind_that_its_registry_does_not_know() 
 }
 
 #[test]
+fn pages_that_somebody_still_maps_are_zeroed_when_they_are_given_back() {
+    let mut store = store();
+    store.introduce(GUEST, Some("7")).unwrap();
+    for (serial, at, used) in [(ONE, 0, false), (TWO, 10, true)] {
+        store.provide((Kind::Shm, serial), extent(at, 2)).unwrap();
+        store.admit(serial, GUEST, true).unwrap();
+        let (frame, _) = store.shown[&at];
+        let reference = store.references.of((frame, 7, true)).unwrap();
+        store.references.table().use_it(reference, used);
+        let before = store.calls();
+        store.release(serial, &[extent(at, 2)]).unwrap();
+        assert_eq!(store.calls() - before, u64::from(used));
+    }
+}
+
+#[test]
 fn domains_of_dom0_are_let_go_of_one_by_one() {
     const ANOTHER: u16 = 1;
     let mut store = store();
