@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use support::{Daemon, LIMIT, err, finish, finish_child, out};
 
-const STATIC: &[&str] = &["-static", "-pthread"];
+const STATIC: &[&str] = &["-static", "-pthread", "-DPAST_THE_LIBRARY"];
 
 fn source(name: &str) -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
