@@ -92,7 +92,7 @@ impl Fixture for Xen {
         };
         let configuration = std::env::temp_dir().join(&name);
         let text = format!(
-            "name=\"{name}\"\ntype=\"pv\"\nkernel=\"{0}/vmlinux\"\nramdisk=\"{0}/initrd\"\nmemory=96\nvcpus=1\n\
+            "name=\"{name}\"\ntype=\"pv\"\nkernel=\"{0}/vmlinux\"\nramdisk=\"{0}/initrd\"\nmemory=192\nvcpus=1\n\
              extra=\"console=hvc0 rdinit=/init mitigations=off quiet\"\non_poweroff=\"destroy\"\non_crash=\"destroy\"\n",
             folder.display()
         );
