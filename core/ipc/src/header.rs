@@ -14,7 +14,7 @@ use crate::Corrupt;
 use vshmem_words::{Ordering, Words};
 
 /// Version of everything that lies in construct memory. A peer of another version is refused at its hello.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 /// Where the magic number is.
 pub const MAGIC_AT: usize = 0;
 /// Where the layout version is.

@@ -21,13 +21,16 @@
 //!  112  u32   number of queued sleepers
 //!  116        4 bytes spare
 //!  120  u64   always 0: where sleepers and removal meet (see `wait`)
-//!  128        S semaphore words of 8 bytes               (S is the number of semaphores)
+//!  128        S semaphore words of 8 bytes, by 64         (S is the number of semaphores)
 //!             S side records of 32 bytes                 (queues and counters of a semaphore)
 //!             64 x u32 heads of the chains of undo records
 //!             the journal's entries: 16 bytes each, 2 min(S, 500) + 2 of them, or S staged values of 2 bytes
 //!             padding to 128
 //!             the arena: units of 128 bytes, up to the end of the set
 //! ```
+//!
+//! Of each 64 words, neighbours lie a cache line apart: word `i` in line `i % 8` at place `i / 8`, so eight lines for every 64 semaphores begun. Who turns to
+//! one semaphore in a loop would else take the line from who operates on the next one: two parties that pass control by semaphores 0 and 1 do just that.
 //!
 //! A semaphore's word:
 //!
@@ -86,6 +89,9 @@ pub(super) const SLEEPERS_AT: usize = 112;
 pub(super) const MEETING_AT: usize = 120;
 pub(super) const WORDS_AT: usize = 128;
 
+/// Words that are spread over eight cache lines together.
+const SPREAD: u32 = 64;
+const SPREAD_BYTES: usize = SPREAD as usize * 8;
 /// Bytes of a unit of the arena.
 pub(super) const UNIT: usize = 128;
 /// Bytes of a semaphore's side record.
@@ -187,19 +193,25 @@ pub(super) const fn who(word: u64) -> (u16, u32) {
 /// Where a semaphore's word is.
 #[inline(always)]
 pub(super) const fn word_at(num: u32) -> usize {
-    WORDS_AT + 8 * num as usize
+    let (begun, within) = ((num / SPREAD) as usize, (num % SPREAD) as usize);
+    WORDS_AT + begun * SPREAD_BYTES + (within % 8) * 64 + (within / 8) * 8
+}
+
+/// Bytes of the semaphores' words.
+const fn words_bytes(nsems: u32) -> usize {
+    nsems.div_ceil(SPREAD) as usize * SPREAD_BYTES
 }
 
 /// Where a semaphore's side record is.
 #[inline(always)]
 pub(super) const fn side_at(nsems: u32, num: u32) -> usize {
-    WORDS_AT + 8 * nsems as usize + SIDE * num as usize
+    WORDS_AT + words_bytes(nsems) + SIDE * num as usize
 }
 
 /// Where the heads of the chains of undo records are.
 #[inline(always)]
 pub(super) const fn buckets_at(nsems: u32) -> usize {
-    WORDS_AT + (8 + SIDE) * nsems as usize
+    WORDS_AT + words_bytes(nsems) + SIDE * nsems as usize
 }
 
 /// Where the journal's entries are.
@@ -250,6 +262,8 @@ const _: () = {
     assert!(slot::OPS + 8 * INLINE == UNIT && chunk::OPS + 8 * CHUNKED == UNIT);
     assert!(slot::UNDO == 48 && slot::CHUNK + 4 == slot::OPS && undo::STAMP + 8 == undo::ADJUST);
     assert!(side::TOUCHED + 8 == SIDE);
+    assert!(word_at(0) == WORDS_AT && word_at(1) == WORDS_AT + 64 && word_at(8) == WORDS_AT + 8);
+    assert!(word_at(63) + 8 == side_at(64, 0) && word_at(64) == WORDS_AT + SPREAD_BYTES);
     // Every accepted size up to SEMMSL semaphores fits 32-bit offsets, and small sets take at most two pages.
     assert!(bytes(1) == 4096 && bytes(32) == 8192);
     assert!(arena_at(32000) < 3 << 20 && undo_units(32000) == 1001);
