@@ -62,9 +62,10 @@ pub(crate) const IDENTITY: [c_long; 10] = [
 ];
 
 /// Calls by which parts of segments may be cut off, moved or protected.
-pub(crate) const REMAP: [c_long; 4] = [
+pub(crate) const REMAP: [c_long; 5] = [
     libc::SYS_munmap,
     libc::SYS_mprotect,
+    libc::SYS_remap_file_pages,
     libc::SYS_mremap,
     libc::SYS_mmap,
 ];
@@ -187,7 +188,8 @@ fn remaps(pass: u64) -> Vec<sock_filter> {
     let mut all = Vec::new();
     for (number, then) in [
         (libc::SYS_munmap, ranges.clone()),
-        (libc::SYS_mprotect, ranges),
+        (libc::SYS_mprotect, ranges.clone()),
+        (libc::SYS_remap_file_pages, ranges),
         (libc::SYS_mremap, mremap),
         (libc::SYS_mmap, mmap),
     ] {
@@ -427,7 +429,7 @@ mod tests {
             verdict(&program, &data) == libc::SECCOMP_RET_USER_NOTIF
         };
         let (inside, behind) = (WINDOW.start + 0x5000, WINDOW.end);
-        for number in [libc::SYS_munmap, libc::SYS_mprotect] {
+        for number in [libc::SYS_munmap, libc::SYS_mprotect, libc::SYS_remap_file_pages] {
             for (at, bytes, touching) in [
                 (inside, 0x1000, true),
                 (WINDOW.start - 0x1000, 0x2000, true),

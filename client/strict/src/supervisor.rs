@@ -355,6 +355,10 @@ impl Supervisor {
         let process = process.map(|process| self.whose_memory(process));
         let ward = process.and_then(|process| self.wards.get(&process));
         let touched = ward.is_some_and(|ward| touches(&ward.attached, notice));
+        if touched && i64::from(notice.number) == libc::SYS_remap_file_pages {
+            // The kernel would show what lies at that place in the file that holds the segment: another's memory, mostly.
+            return self.answer(notice, Err(libc::EINVAL));
+        }
         match process {
             Some(process) if touched && self.order_call(notice, process).is_ok() => {}
             _ => self.let_go(notice),
