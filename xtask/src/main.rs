@@ -31,6 +31,14 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let task = args.next().unwrap_or_default();
     let rest: Vec<String> = args.collect();
+    if wants_help(&task, &rest) {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    if let Some(unknown) = unknown(&task, &rest) {
+        eprint!("xtask: {task} takes no {unknown}\n{USAGE}");
+        return ExitCode::from(2);
+    }
     let result = match task.as_str() {
         "test" => tasks::test(rest.iter().any(|a| a == "--quick")),
         "rules" => tasks::rules(&rest),
@@ -66,5 +74,63 @@ fn main() -> ExitCode {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Whether the usage is asked for. `vshmem demo` has its own, and what is behind `--` is another program's.
+fn wants_help(task: &str, rest: &[String]) -> bool {
+    let help = |arg: &str| matches!(arg, "--help" | "-h");
+    help(task)
+        || task == "help"
+        || task != "demo" && rest.iter().take_while(|arg| *arg != "--").any(|arg| help(arg))
+}
+
+/// The first argument that a task with options alone does not know.
+fn unknown<'a>(task: &str, rest: &'a [String]) -> Option<&'a String> {
+    let known: &[&str] = match task {
+        "test" => &["--quick"],
+        "soak" => &["--minutes", "--seed"],
+        "build" => &["--release"],
+        "setup" => &["--evaluation"],
+        "lint" => &[],
+        _ => return None,
+    };
+    let value = |at: usize| task == "soak" && at % 2 == 1;
+    let mut rest = rest.iter().enumerate();
+    rest.find(|(at, arg)| !value(*at) && !known.contains(&arg.as_str()))
+        .map(|(_, arg)| arg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(String::from).collect()
+    }
+
+    #[test]
+    fn tasks_say_what_they_do_not_know() {
+        for (task, line, wrong) in [
+            ("soak", "--minutes 3 --seed 4", None),
+            ("soak", "--minutes 3 --sed 4", Some("--sed")),
+            ("soak", "10", Some("10")),
+            ("test", "--quick", None),
+            ("test", "--quik", Some("--quik")),
+            ("lint", "--fix", Some("--fix")),
+            ("demo", "--anything", None),
+        ] {
+            assert_eq!(
+                unknown(task, &words(line)).map(String::as_str),
+                wrong,
+                "{task} {line}"
+            );
+        }
+    }
+
+    #[test]
+    fn help_is_given_wherever_it_is_asked_for() {
+        assert!(wants_help("soak", &words("--help")) && wants_help("-h", &[]));
+        assert!(!wants_help("xen-lab", &words("-- xl --help")) && !wants_help("demo", &words("--help")));
     }
 }

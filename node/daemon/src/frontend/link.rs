@@ -163,11 +163,7 @@ impl Frontend {
                 msgmax,
                 semopm,
                 low_ids,
-            } => {
-                self.time.tick(seconds);
-                self.time.set_limits(msgmax, semopm);
-                self.time.set_low_ids(low_ids);
-            }
+            } => self.time.beat(seconds, msgmax, semopm, low_ids),
             Down::Goodbye => {
                 tracing::warn!("the back-end has stopped: ending");
                 self.end = Some(Ok(()));

@@ -106,6 +106,13 @@ impl TimePage {
             .store32(LOW_IDS_AT, u32::from(low_ids), Ordering::Relaxed);
     }
 
+    /// Writes all that a heartbeat tells.
+    pub(crate) fn beat(&self, seconds: u64, msgmax: u32, semopm: u32, low_ids: bool) {
+        self.tick(seconds);
+        self.set_limits(msgmax, semopm);
+        self.set_low_ids(low_ids);
+    }
+
     /// Whether they have; a daemon that was restarted finds it here.
     pub(crate) fn low_ids(&self) -> bool {
         self.words.load32(LOW_IDS_AT, Ordering::Relaxed) != 0
