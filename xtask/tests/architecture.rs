@@ -333,3 +333,24 @@ fn long_files_and_functions_only_become_fewer() {
         println!("fewer than known: lower LONG_FILES to {many_files} and LONG_FUNCTIONS to {many_functions}");
     }
 }
+
+#[test]
+fn no_two_promises_and_no_two_decisions_have_one_number() {
+    let text = std::fs::read_to_string(root().join("SPECIFICATION.md")).unwrap();
+    let rows = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
+    let promises = rows
+        .map(|(number, _)| number.to_owned())
+        .filter(|n| n.ends_with(|c: char| c.is_ascii_digit()));
+    let folder = std::fs::read_dir(root().join("docs/decisions")).unwrap();
+    let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let decisions = names.filter_map(|name| Some(name.split_once('-')?.0.to_owned()));
+    let mut seen = std::collections::HashSet::new();
+    let twice: Vec<String> = promises
+        .chain(decisions)
+        .filter(|number| !seen.insert(number.clone()))
+        .collect();
+    assert!(twice.is_empty(), "given twice: {twice:?}");
+    assert!(seen.len() > 100, "{} numbers found", seen.len());
+}
