@@ -2,7 +2,8 @@
 //!
 //! **Order and repetition.** The daemon writes a command to its log (unless [`Command::changes`] says it changes nothing), then applies it, then
 //! carries out the effects in the order given, then answers. If it is killed in between, its successor replays the log, carries out the effects of
-//! the *last* command once more, and then those of [`crate::Registry::restarted`]. So each effect must bear repetition; each says how. Effects that may
+//! the *last* command once more, and then those of [`crate::Registry::restarted`]. So each effect must bear repetition; each says how. Only where the last command had
+//! memory made, and the log says that this was done, nothing is carried out once more: whoever was answered uses that memory. Effects that may
 //! lead to further commands (Sweep, SetQbytes, Inspect, CheckLock) come after all others: when such a command has become the last one, nothing of the
 //! first one's is lost that would not be begun again anyway, and no older control word is stored over a newer.
 
@@ -254,7 +255,7 @@ pub struct Sweep {
 /// What to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Make an extent of a construct exist, zeroed. Repeated: nothing, it exists.
+    /// Make an extent of a construct exist, zeroed. Repeated: anew, for nobody was answered (see above).
     Provide {
         /// The group it is of: says in which store its memory is.
         group: u16,

@@ -206,7 +206,8 @@ impl Registry {
         if seq == record.seq
             && let Some(last) = &record.last
         {
-            return last.clone();
+            let last = last.clone();
+            return self.repeated(client, seq, last, fx);
         }
         if seq <= record.seq {
             let why = format!("request {seq} came after request {}", record.seq);
@@ -218,6 +219,31 @@ impl Registry {
             record.last = Some(reply.clone());
         }
         reply
+    }
+
+    /// The answer that a request got, once more. Memory is given again only to whom the construct is still shared with: else whoever asked for it last would have it
+    /// for ever.
+    fn repeated(
+        &mut self,
+        client: u32,
+        seq: u64,
+        last: Result<Done, Failure>,
+        fx: &mut Effects,
+    ) -> Result<Done, Failure> {
+        let Ok(Done::WithMemory { serial, .. }) = last else {
+            return last;
+        };
+        let record = self.clients.get(&client);
+        let construct = self.constructs.get(&serial);
+        if record
+            .zip(construct)
+            .is_none_or(|(record, construct)| self.sees(record, construct))
+        {
+            return last;
+        }
+        let failure = Failure::because(EACCES, "the construct is not shared with this domain any more");
+        self.not_handed_out(client, seq, failure.clone(), fx)?;
+        Err(failure)
     }
 
     fn answered(&mut self, client: u32, seq: u64, verdict: vshmem_wire::Verdict) -> Result<Done, Failure> {

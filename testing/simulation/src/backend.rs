@@ -20,6 +20,7 @@ use vshmem_words::{Ordering, Words};
 /// What survives a crash, and what the harness wants to know of the live constructs.
 pub(crate) struct Disk {
     snapshot: Vec<u8>,
+    /// Commands and when; without a command: the last one had memory made, which may be in use since.
     log: Vec<Vec<u8>>,
     /// Extents of the live sets and queues, by serial number.
     pub(crate) live: BTreeMap<u64, Vec<Extent>>,
@@ -94,8 +95,12 @@ impl<'a> Back<'a> {
         let mut registry = Registry::restore(&snapshot).expect("a snapshot of our own");
         let mut last = Vec::new();
         for entry in &log {
-            let (now, command): (u64, Command) = postcard::from_bytes(entry).expect("an entry of our own");
-            last = registry.apply(now, command).effects;
+            let (now, command): (u64, Option<Command>) =
+                postcard::from_bytes(entry).expect("an entry of our own");
+            match command {
+                Some(command) => last = registry.apply(now, command).effects,
+                None => last.clear(),
+            }
         }
         let mut back = Back {
             sim,
@@ -194,7 +199,7 @@ impl<'a> Back<'a> {
             let mut state = self.sim.state();
             state.seconds += 1;
             let now = state.seconds;
-            let entry = postcard::to_allocvec(&(now, &command)).expect("an entry");
+            let entry = postcard::to_allocvec(&(now, Some(&command))).expect("an entry");
             state.disk.log.push(entry);
             now
         };
@@ -206,7 +211,16 @@ impl<'a> Back<'a> {
             panic!("{wrong}, after {text}");
         }
         self.note_live();
+        let provides = outcome
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Provide { .. }));
         self.carry_out(outcome.effects);
+        if provides {
+            // From here on it may be in use.
+            let entry = postcard::to_allocvec(&(now, None::<&Command>)).expect("an entry");
+            self.sim.state().disk.log.push(entry);
+        }
         outcome.reply
     }
 
@@ -233,7 +247,12 @@ impl<'a> Back<'a> {
                     "memory of {extent:?} is given out and not zeroed"
                 );
             }
-            Effect::Provide { .. } | Effect::Grown { .. } | Effect::Admit { .. } | Effect::Revoke { .. } => {}
+            Effect::Provide { extent, .. } => {
+                // As stores do it.
+                let words = Mapped::new(self.sim, self.thread, &[extent]);
+                words.zero(0, words.len());
+            }
+            Effect::Grown { .. } | Effect::Admit { .. } | Effect::Revoke { .. } => {}
             Effect::Format {
                 kind,
                 nsems,

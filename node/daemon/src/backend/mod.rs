@@ -53,7 +53,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use stores::Stores;
-use vshmem_registry::{Command, Done, Registry, Sweep};
+use vshmem_registry::{Command, Done, Effect, Registry, Sweep};
 use vshmem_wire::Failure;
 use vshmem_words::Mapping;
 
@@ -72,6 +72,8 @@ enum Entry {
     Snapshot(Box<Registry>),
     /// A command applied since, and when.
     Command(u64, Command),
+    /// The last command had memory made, which may be in use since: not to be made again.
+    Provided,
 }
 
 /// The same, to be written.
@@ -79,6 +81,7 @@ enum Entry {
 enum EntryRef<'a> {
     Snapshot(&'a Registry),
     Command(u64, &'a Command),
+    Provided,
 }
 
 /// Something to be tried again.
@@ -246,7 +249,15 @@ impl Backend {
             Some(Ok(bytes)) => self.log(&bytes),
             Some(Err(e)) => tracing::error!("a command cannot be written to the log: {e}"),
         }
+        let provides = outcome
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Provide { .. }));
         let carried = self.carry_out(outcome.effects);
+        if provides && carried.is_ok() {
+            // Before anybody is answered.
+            self.note_provided();
+        }
         self.failed_provisions += u64::from(carried.is_err());
         // Not before: a life that begins with a snapshot carries nothing of what led to it out again.
         self.tend_log();
@@ -261,6 +272,13 @@ impl Backend {
                 Err(Failure::because(errno, format!("memory cannot be had: {e}")))
             }
             (reply, _) => reply,
+        }
+    }
+
+    fn note_provided(&mut self) {
+        match postcard::to_allocvec(&EntryRef::Provided) {
+            Ok(bytes) => self.log(&bytes),
+            Err(e) => tracing::error!("that memory was made cannot be written to the log: {e}"),
         }
     }
 

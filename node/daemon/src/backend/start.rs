@@ -119,6 +119,7 @@ fn recall(config: &Config, log: Option<OwnedFd>) -> anyhow::Result<Past> {
                 let registry = registry.as_mut().context("the state log has no beginning")?;
                 again = registry.apply(at, command).effects;
             }
+            Entry::Provided => again.clear(),
         }
     }
     let registry = registry.context("the state log is empty")?;

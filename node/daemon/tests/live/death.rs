@@ -200,6 +200,45 @@ fn a_killed_back_end_comes_back_with_everything() {
     }
 }
 
+/// As soon as it has an answer, a client uses the memory that it has been given.
+#[test]
+fn memory_that_was_handed_out_is_not_made_again_by_the_next_life() {
+    for config in ["", "[group]\nmemory = \"memfd\"\n"] {
+        let daemon = Daemon::serve_with(&[], config);
+        let mut here = daemon.client();
+        let before = here.status();
+        let (key, flags) = (1, crate::harness::IPC_CREAT | 0o600);
+        let Ok(Reply::Id(id)) = here.ask(Request::MsgGet { key, flags }) else {
+            panic!("no queue");
+        };
+        here.open(Kind::Msg, id);
+        let grow = Request::Grow {
+            kind: Kind::Msg,
+            id,
+            wanted: 8000,
+            have: 1,
+        };
+        let (verdict, fds) = here.try_ask_with(grow, &[]).unwrap();
+        let Ok(Reply::Opened {
+            memory: Some(memory), ..
+        }) = verdict
+        else {
+            panic!("{verdict:?}");
+        };
+        let added = *memory.extents.last().unwrap();
+        assert!(memory.extents.len() > 1);
+        let mapped = Mapped::new(&fds[0], added.offset, added.bytes);
+        mapped.words.store32(0, 0x5eed, Ordering::Relaxed);
+        // Nothing was asked since.
+        kill(before.pid, rustix::process::Signal::KILL);
+        let (mut here, _) = until("the daemon is back", || {
+            Client::hello(&daemon.socket(), Some(here.welcome.client)).ok()
+        });
+        assert_eq!(here.status().restarts, before.restarts + 1);
+        assert_eq!(mapped.words.load32(0, Ordering::Relaxed), 0x5eed, "{config}");
+    }
+}
+
 #[test]
 fn a_request_repeated_after_a_restart_is_carried_out_once() {
     let daemon = Daemon::serve();

@@ -183,3 +183,31 @@ fn memory_is_not_given_again_where_the_construct_is_not_shared_any_more() {
     g.request(owner, unshare).unwrap();
     assert_eq!(again(&mut g), Err(EACCES));
 }
+
+/// A front-end may say again what it said last whenever it likes.
+#[test]
+fn a_request_said_again_gives_no_memory_of_what_is_not_shared_any_more() {
+    let mut g = Group::new();
+    let (a, b) = (g.domain("a"), g.domain("b"));
+    let (owner, other) = (g.process_in(a, 1000), g.process_in(b, 1000));
+    let id = g.msgget(owner, 7, CREAT | 0o666).unwrap();
+    let open = Command::Request {
+        client: other,
+        seq: g.next_seq(other),
+        body: Request::Open { kind: Kind::Msg, id },
+    };
+    let with_memory = |g: &mut Group| {
+        g.apply(open.clone())
+            .map(|done| matches!(done, Done::WithMemory { .. }))
+    };
+    assert_eq!(with_memory(&mut g), Ok(true));
+    assert_eq!(with_memory(&mut g), Ok(true));
+    unshare(&mut g, owner, id, &["b"]).unwrap();
+    for _ in 0..2 {
+        assert_eq!(with_memory(&mut g).map_err(|failure| failure.errno), Err(EACCES));
+    }
+    assert_eq!(g.registry.holdings(other).count(), 0);
+    // It asks anew, with a new number, once it may.
+    share(&mut g, owner, id, &["b"]).unwrap();
+    g.open(other, Kind::Msg, id).unwrap();
+}
