@@ -5,7 +5,7 @@
 //! | `VSHMEM_RUNTIME_DIR` | folder of the daemon's socket; else `/run/vshmem`, else `$XDG_RUNTIME_DIR/vshmem` |
 //! | `VSHMEM_DOMAIN` | the local domain to be in |
 //! | `VSHMEM_KEYS` | which keys go to Vshmem; the rest goes to the kernel (preload only) |
-//! | `VSHMEM_SPIN` | longest spin in microseconds before sleeping (50; in a guest 500); `off` or 0: none |
+//! | `VSHMEM_SPIN` | longest spin in microseconds before sleeping (50; in a guest 500); `off` or 0: none; if given, for a lock that another thread has, too (10,000 at most) |
 //! | `VSHMEM_TIMEOUT` | seconds to wait for a daemon that restarts (5) |
 //! | `VSHMEM_LOG` | `error` (default), `off`, `warn`, `info`, `debug`: what is said on standard error |
 

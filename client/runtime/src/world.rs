@@ -24,8 +24,10 @@ const PLACE_GOOD_FOR: u16 = 64;
 const BRIEFLY: u32 = 6;
 /// Turn at which a spinner asks where it runs, in case it has moved to the CPU of the one it waits for.
 const WHERE: u32 = 40;
-/// Turns of waiting for a lock that only pause.
+/// Turns of waiting for a lock that only pause; where a longer spin was asked for, so many for each of its microseconds, up to a bound: the owner may be dead.
 const LOCK_PAUSES: u32 = 300;
+const LOCK_PAUSES_PER_MICRO: u32 = 20;
+const LOCK_MICROS: u32 = 10_000;
 /// Sleeps after which the daemon is asked about the owner of a lock, and again each so many.
 const LOCK_ASK: u32 = 9;
 const LOCK_ASK_AGAIN: u32 = 100;
@@ -44,6 +46,20 @@ static SPIN_MICROS: AtomicU32 = AtomicU32::new(UNSET);
 pub(crate) fn set_spin(micros: Option<u32>) {
     SPIN_MICROS.store(micros.unwrap_or(UNSET), Ordering::Relaxed);
 }
+
+/// Turns of waiting for a lock that only pause, with a longest spin of so many microseconds.
+const fn lock_pauses(spin: u32) -> u32 {
+    let most = if spin > LOCK_MICROS { LOCK_MICROS } else { spin };
+    let turns = most * LOCK_PAUSES_PER_MICRO;
+    if spin == UNSET || turns < LOCK_PAUSES {
+        LOCK_PAUSES
+    } else {
+        turns
+    }
+}
+
+const _: () = assert!(lock_pauses(UNSET) == LOCK_PAUSES && lock_pauses(0) == LOCK_PAUSES);
+const _: () = assert!(lock_pauses(1000) == 20_000 && lock_pauses(UNSET - 1) == 200_000);
 
 /// How long an operation may take: one for all its repetitions.
 #[derive(Debug)]
@@ -389,11 +405,12 @@ impl World for Caller<'_> {
     }
 
     fn lock_wait(&self, owner: Owner, turn: u32) -> LockWait {
-        if turn < LOCK_PAUSES {
+        let pauses = lock_pauses(SPIN_MICROS.load(Ordering::Relaxed));
+        if turn < pauses {
             core::hint::spin_loop();
             return LockWait::Again;
         }
-        let sleeps = turn - LOCK_PAUSES;
+        let sleeps = turn - pauses;
         if sleeps == LOCK_ASK || sleeps > LOCK_ASK && sleeps.is_multiple_of(LOCK_ASK_AGAIN) {
             return self.ask_about(owner);
         }

@@ -3,6 +3,7 @@
 //! Two parts: a device for each pool of the domain's groups, and what leads to the back-end: a virtio-serial port or vsock. Not for machines that Vshmem starts itself: `boot`
 //! has their command line.
 
+use crate::boot::aligned;
 use crate::channel::CONTROL;
 use crate::server::check_pool;
 use crate::vsock::{PORT, report};
@@ -68,9 +69,11 @@ pub fn qemu(doors: &Doors, wish: Wish) -> Result<Flags, String> {
                 ));
             }
             Device::File => {
+                let bytes = door.pool.bytes;
                 add.push(format!(
-                    "-object memory-backend-file,id=vshmem-pool{of},share=on,mem-path={},size={}",
-                    door.file, door.pool.bytes
+                    "-object memory-backend-file,id=vshmem-pool{of},share=on,mem-path={},size={bytes}{}",
+                    door.file,
+                    aligned(bytes)
                 ));
                 add.push(format!(
                     "-device ivshmem-plain,id=vshmem{of},memdev=vshmem-pool{of},master=off"
@@ -393,7 +396,13 @@ mod tests {
             );
         }
         let plain = qemu(&doors(), FILE).unwrap().text;
-        assert!(plain.contains("mem-path=/run/vshmem/pool,size=1073741824") && plain.contains("master=off"));
+        assert!(
+            plain.contains("mem-path=/run/vshmem/pool,size=1073741824,align=2M\n")
+                && plain.contains("master=off")
+        );
+        let mut small = doors();
+        small.pools[0].pool.bytes = 1 << 20;
+        assert!(qemu(&small, FILE).unwrap().text.contains("size=1048576\n"));
     }
 
     #[test]

@@ -36,6 +36,11 @@ pub(crate) struct Parts<'a> {
 /// Bytes of the huge pages that a pool may lie in.
 const HUGE: u64 = 2 << 20;
 
+/// An option for a pool's memory: where the pool lies in huge pages the guest reaches it by them, addresses lying in them as places in the file do.
+pub(crate) const fn aligned(bytes: u64) -> &'static str {
+    if bytes >= HUGE { ",align=2M" } else { "" }
+}
+
 /// Virtual CPUs that a machine has.
 pub(crate) fn virtual_cpus(spec: &MachineSpec) -> usize {
     spec.cpus.len().max(1)
@@ -126,8 +131,7 @@ fn devices(line: &mut Line, spec: &MachineSpec, parts: &Parts<'_>, placed: &str)
     line.pair("-device", format!("vhost-user-fs-pci,chardev=files,tag={TAG}"));
     for (number, (pool, bytes)) in spec.pools.iter().zip(&parts.pools).enumerate() {
         let fd = pool.as_raw_fd();
-        // Where the pool lies in huge pages the guest reaches it by them: addresses lie in them as places in the file do.
-        let aligned = if *bytes >= HUGE { ",align=2M" } else { "" };
+        let aligned = aligned(*bytes);
         line.pair(
             "-object",
             format!("memory-backend-file,id=pool{number},share=on,mem-path=/proc/self/fd/{fd},size={bytes}{aligned}{placed}"),

@@ -23,6 +23,7 @@ mod spawn;
 mod vsock;
 
 pub use arguments::OPTIONS_VARIABLE;
+pub(crate) use arguments::aligned;
 pub use vshmem_port::kernel::KERNEL_VARIABLE;
 
 use accelerator::Accelerator;

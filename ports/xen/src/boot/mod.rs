@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `kernel` | finds the guest's kernel and modules |
 //! | `configuration` | what `xl` is told |
+//! | `guard` | a shell that destroys the guest if this process is killed |
 //! | `view` | the host's tree, read-only, for the device model |
 //!
 //! A machine is a domain, the `xl` that waits for its end, and the device model, which `xl` starts and ends. If this process is killed, a *guard* destroys the
-//! domain: a shell that waits for the end of a pipe that only this process holds.
+//! domain.
 
 mod configuration;
+mod guard;
 mod kernel;
 mod view;
 
@@ -21,8 +23,9 @@ use crate::here::Here;
 use crate::line::{Served, Use};
 use crate::xenstore::Xenstore;
 use configuration::Files;
+use guard::Guard;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -94,12 +97,7 @@ impl Boot for XenBoot {
     fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, BootError> {
         let xl = xl()?;
         check_spec(&spec)?;
-        if crate::xl::run(&["domid", &spec.name], PATIENCE).is_ok() {
-            return Err(BootError::Unsupported(format!(
-                "a guest of Xen called {} runs already (xl list); choose another name",
-                spec.name
-            )));
-        }
+        await_name(&spec.name)?;
         let kernel = kernel::find(spec.special.kernel.as_deref()).map_err(|why| unsupported(&why))?;
         let folder = Folder::new().map_err(host("a folder for the machine's files"))?;
         let at = |name: &str| folder.path.join(name);
@@ -137,6 +135,20 @@ fn xl() -> Result<PathBuf, BootError> {
         what: "Xen's toolstack (xl)".to_owned(),
         package: crate::xl::PACKAGE.to_owned(),
     })
+}
+
+/// A guest of that name whose starter was killed goes within a moment.
+fn await_name(name: &str) -> Result<(), BootError> {
+    let until = Instant::now() + PATIENCE;
+    while crate::xl::run(&["domid", name], PATIENCE).is_ok() {
+        if !guard::is_ending(name) || Instant::now() > until {
+            return Err(BootError::Unsupported(format!(
+                "a guest of Xen called {name} runs already (xl list); choose another name"
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 fn check_spec(spec: &MachineSpec) -> Result<(), BootError> {
@@ -193,48 +205,6 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.path);
-    }
-}
-
-/// Destroys a domain when this process is gone, however that happened.
-#[derive(Debug)]
-struct Guard {
-    shell: Child,
-}
-
-impl Guard {
-    /// `xl`, the domain's name, the process that creates it, the folder of its files. It is told the domain's number as soon as there is one: by then another
-    /// domain may have the name. What `xl` was about to make is ended by name, once it is killed.
-    const SCRIPT: &'static str = "trap '' HUP INT TERM; read -r number; read -r _; kill -s KILL \"$3\"; \"$1\" destroy \"${number:-$2}\"; rm -rf -- \"$4\"";
-
-    fn new(xl: &Path, name: &str, creator: u32, folder: &Path) -> io::Result<Self> {
-        let shell = Command::new("/bin/sh")
-            .args(["-c", Self::SCRIPT, "vshmem-xen-guard"])
-            .arg(xl)
-            .args([name, &creator.to_string()])
-            .arg(folder)
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()?;
-        Ok(Self { shell })
-    }
-
-    /// Which domain it is.
-    fn learn(&mut self, number: DomId) -> io::Result<()> {
-        match &mut self.shell.stdin {
-            Some(pipe) => writeln!(pipe, "{number}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.shell.kill();
-        let _ = self.shell.wait();
     }
 }
 
