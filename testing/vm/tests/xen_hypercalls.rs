@@ -159,6 +159,18 @@ impl Calls {
     }
 }
 
+/// Not every record of a trace is there.
+#[derive(Debug)]
+struct Lost;
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the trace has lost records: the machine is too slow to write it")
+    }
+}
+
+impl std::error::Error for Lost {}
+
 /// Counts hypercalls by domain. A record: a word with the event, how many words follow and whether a time comes before them; then those. A hypercall's first word is its
 /// number, in the lower 20 bits; above it stands which arguments follow.
 fn hypercalls(trace: &[u8]) -> Result<BTreeMap<u32, Calls>> {
@@ -176,7 +188,7 @@ fn hypercalls(trace: &[u8]) -> Result<BTreeMap<u32, Calls>> {
         let first = at + 4 + if timed { 8 } else { 0 };
         match event {
             OTHER_CPU => cpu = word(first).context("a processor's number")?,
-            LOST => bail!("the trace has lost records: the machine is too slow to write it"),
+            LOST => bail!(Lost),
             SWITCH => {
                 let (from, to) = (word(first).unwrap_or(0), word(first + 8).unwrap_or(0));
                 let known = counts.entry(from).or_default();
@@ -213,8 +225,26 @@ struct Counted {
     made: [Calls; 2],
 }
 
-/// Has both workers do something `times` times in pieces, and counts.
+/// How often something is counted anew where the trace has lost records.
+const ATTEMPTS: u32 = 4;
+
+/// Has both workers do something `times` times in pieces, and counts; once more if what wrote the trace was left behind.
 fn count(
+    workers: &mut [Worker],
+    domains: [u32; 2],
+    folder: &Path,
+    what: (&str, i32, u64),
+) -> Result<Counted> {
+    for _ in 1..ATTEMPTS {
+        match count_once(workers, domains, folder, what) {
+            Err(why) if why.is::<Lost>() => println!("{}: {why}; once more", what.0),
+            counted => return counted,
+        }
+    }
+    count_once(workers, domains, folder, what)
+}
+
+fn count_once(
     workers: &mut [Worker],
     domains: [u32; 2],
     folder: &Path,
