@@ -98,7 +98,7 @@ pub(crate) fn run(options: &Run) -> Outcome {
     let welcome = Connection::open(&place)
         .map_err(|trouble| {
             let hint =
-                "start one with `vshmem serve &`, or add --serve to have one for as long as the program runs";
+                "start one with `vshmem serve &` (in a guest: `vshmem join &`), or add --serve to have one for as long as the program runs";
             let absent = trouble.why() == NOBODY;
             let trouble = trouble.with_status(OURS);
             if absent { trouble.remedy(hint) } else { trouble }

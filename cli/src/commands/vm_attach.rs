@@ -6,8 +6,10 @@ use crate::commands::vm::domain_name;
 use crate::connection::Connection;
 use crate::place::Place;
 use crate::trouble::{Outcome, Trouble, reason};
-use rustix::fd::AsFd;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use vshmem_wire::{Reply, Request};
 
@@ -18,7 +20,7 @@ const LEAVING: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 The domain is called as the machine is (`xl list`). In the guest, `vshmem join` takes the line, before or after this command begins. The command ends, with status 0,
-when the machine ends or the line is given up; if it is ended first, the domain is gone from the group, the guest's front-end ends, and both can begin anew. It must be root's.
+when the machine ends or the line is given up; if it is ended first (Ctrl-C, SIGTERM), the domain is gone from the group, the guest's front-end ends, and both can begin anew. It must be root's.
 
 Examples:
   vshmem vm attach --port xen --domain db &
@@ -43,15 +45,19 @@ pub(crate) fn run(options: &Attach) -> Outcome {
         domain: None,
     };
     let mut connection = Connection::open_as(&place, None)?;
-    let (stream, line) = vshmem_port_select::line(&options.port, &options.domain)
-        .map_err(|why| Trouble::new(&*what, format!("{why:#}")))?;
+    let told = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&told)).map_err(|why| Trouble::new("signals", why))?;
+    }
+    let trouble = |why: anyhow::Error| Trouble::new(&*what, format!("{why:#}"));
+    let line = vshmem_port_select::line(&options.port, &options.domain).map_err(trouble)?;
     let request = Request::AttachDomain {
         name: options.domain.clone(),
         port: options.port.clone(),
     };
     let until = Instant::now() + LEAVING;
     loop {
-        match connection.exchange(&request, &[stream.as_fd()]) {
+        match connection.exchange(&request, &[line.stream()]) {
             Ok((Reply::DomainReady { .. }, _)) => break,
             Ok((other, _)) => return Err(Trouble::new(what, format!("unexpected answer {other:?}"))),
             Err(failure) if failure.errno == libc::EEXIST && Instant::now() < until => {
@@ -60,13 +66,16 @@ pub(crate) fn run(options: &Attach) -> Outcome {
             Err(failure) => return Err(Trouble::new(what, reason(&failure))),
         }
     }
-    // From here on it is the back-end's alone: its end is the line's end.
-    drop((stream, connection));
+    // Only now: a guest that is in the group already, by another line, keeps that one.
+    let served = line.offer(&told).map_err(trouble)?;
+    drop(connection);
     eprintln!(
         "{what} has a line: `vshmem join --port {}` in the guest takes it",
         options.port
     );
-    line.join()
-        .map_err(|_| Trouble::new(what, "the thread that serves the line panicked"))?;
+    served
+        .join()
+        .map_err(|_| Trouble::new(&*what, "the thread that serves the line panicked"))?;
+    eprintln!("{what} has no line any more");
     Ok(0)
 }

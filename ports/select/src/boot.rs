@@ -1,5 +1,9 @@
 //! The ports that start machines of their own, by name: the host's side and the guest's.
 
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
 use vshmem_port::boot::{Boot, Inside};
 
 /// Ports that can start a machine of their own, by the names used with `--port`.
@@ -34,16 +38,33 @@ pub fn inside(port: &str) -> anyhow::Result<Box<dyn Inside>> {
 /// Ports whose machines, when somebody else started them, are given a line by a process that serves it.
 pub const LINED: &[&str] = &["xen"];
 
-/// A line to the running machine of that name, and the thread that serves it until either end is gone.
+/// A line to a running machine that is not offered to it yet.
+#[derive(Debug)]
+pub struct Line(vshmem_port_xen::line::Prepared);
+
+impl Line {
+    /// The back-end's end.
+    #[must_use]
+    pub fn stream(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.stream.as_fd()
+    }
+
+    /// Offers it to the machine; gives the thread that serves it until either end is gone or `told` is set.
+    ///
+    /// # Errors
+    /// What the port says.
+    pub fn offer(self, told: &Arc<AtomicBool>) -> anyhow::Result<JoinHandle<()>> {
+        self.0.offer(told)
+    }
+}
+
+/// Prepares a line to the running machine of that name.
 ///
 /// # Errors
 /// For a port that is not in [`LINED`], and what the port says.
-pub fn line(
-    port: &str,
-    machine: &str,
-) -> anyhow::Result<(std::os::fd::OwnedFd, std::thread::JoinHandle<()>)> {
+pub fn line(port: &str, machine: &str) -> anyhow::Result<Line> {
     match port {
-        "xen" => vshmem_port_xen::line::serve(machine),
+        "xen" => vshmem_port_xen::line::prepare(machine).map(Line),
         _ => anyhow::bail!(
             "machines of port {port:?} get no line; those of these do: {}",
             LINED.join(", ")

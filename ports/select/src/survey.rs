@@ -41,6 +41,7 @@ pub fn survey() -> Vec<Finding> {
         Finding::of("ivshmem", "join as a guest", inside("ivshmem")),
         Finding::of("ivshmem", "give machines a stream over vsock", vsock::host()),
         Finding::of("xen", "serve memory in grants", granting()),
+        Finding::of("xen", "start guests", starts("xen")),
         Finding::of("xen", "join as a guest", inside("xen")),
     ]
 }

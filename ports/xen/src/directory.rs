@@ -12,9 +12,10 @@
 use crate::devices::DomId;
 use crate::here::Here;
 use crate::xenstore::Xenstore;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 use vshmem_wire::Kind;
 
 /// Below a guest's own part.
@@ -57,7 +58,8 @@ pub fn at(place: &str) -> Option<(Kind, i32)> {
 #[derive(Debug)]
 pub struct Directory {
     /// One list at a time: whoever has a newer one comes again.
-    lists: SyncSender<Seen>,
+    lists: Option<SyncSender<Seen>>,
+    writer: Option<JoinHandle<()>>,
 }
 
 impl Directory {
@@ -67,17 +69,34 @@ impl Directory {
     /// If there can be no thread.
     pub fn start() -> anyhow::Result<Self> {
         let (lists, taken) = sync_channel(1);
-        std::thread::Builder::new()
+        let writer = std::thread::Builder::new()
             .name("vshmem-names".into())
             .spawn(move || write_all(&taken))
             .context("a thread that writes names")?;
-        Ok(Directory { lists })
+        Ok(Directory {
+            lists: Some(lists),
+            writer: Some(writer),
+        })
+    }
+
+    /// Ends for good: what was written is taken away from guests that go on.
+    pub fn end(&mut self) {
+        if let Some(lists) = self.lists.take() {
+            // Without a writer nobody can.
+            let _ = lists.send(Seen::new());
+        }
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
     }
 
     /// Has a list written, unless the writer is still at another one.
     #[must_use]
     pub fn write(&self, seen: Seen) -> bool {
-        match self.lists.try_send(seen) {
+        let Some(lists) = &self.lists else {
+            return true;
+        };
+        match lists.try_send(seen) {
             // Without a writer there is nothing to come again for.
             Ok(()) | Err(TrySendError::Disconnected(_)) => true,
             Err(TrySendError::Full(_)) => false,
@@ -98,7 +117,15 @@ fn write_all(lists: &Receiver<Seen>) {
     let mut failed = String::new();
     while let Ok(seen) = lists.recv() {
         let done = Xenstore::open(&Here::default()).and_then(|mut xenstore| {
-            written.retain(|domain, _| seen.contains_key(domain));
+            let left: Vec<DomId> = written
+                .keys()
+                .filter(|domain| !seen.contains_key(domain))
+                .copied()
+                .collect();
+            for domain in left {
+                let former = written.remove(&domain).unwrap_or_default();
+                forget(&mut xenstore, domain, &former)?;
+            }
             seen.iter()
                 .map(|(&domain, entries)| {
                     write_one(&mut xenstore, domain, entries, written.entry(domain).or_default())
@@ -111,6 +138,18 @@ fn write_all(lists: &Receiver<Seen>) {
         }
         failed = why;
     }
+}
+
+/// Takes away what was written for a guest that is in no group any more. By now its number may be another guest's, or another back-end may write there: only what
+/// stands there as it was written.
+fn forget(xenstore: &mut Xenstore, domain: DomId, written: &Written) -> anyhow::Result<()> {
+    for (place, value) in &written.entries {
+        let path = format!("/local/domain/{domain}/{TREE}/{place}");
+        if xenstore.read(&path)?.as_ref() == Some(value) {
+            xenstore.remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn write_one(
@@ -160,7 +199,11 @@ fn write_one(
 /// # Errors
 /// Xenstore's, or if there is none.
 pub fn read() -> anyhow::Result<Entries> {
-    let mut xenstore = Xenstore::open(&Here::default())?;
+    let here = Here::default();
+    if here.is_dom0().is_ok() {
+        bail!("this is dom0, which announces constructs to guests and none to itself");
+    }
+    let mut xenstore = Xenstore::open(&here)?;
     let mut found = Entries::new();
     for kind in xenstore.list(TREE)? {
         for slots in xenstore.list(&format!("{TREE}/{kind}"))? {
@@ -199,7 +242,10 @@ mod tests {
     #[test]
     fn a_writer_that_is_busy_is_come_back_to() {
         let (lists, taken) = sync_channel(1);
-        let directory = Directory { lists };
+        let directory = Directory {
+            lists: Some(lists),
+            writer: None,
+        };
         assert!(directory.write(Seen::new()));
         assert!(!directory.write(Seen::new()));
         assert!(taken.recv().is_ok());

@@ -39,7 +39,9 @@ impl GuestPort for XenGuest {
 
     fn stream(&self) -> anyhow::Result<OwnedFd> {
         if !line::is_offered(&self.here).context("looking for the line to dom0")? {
-            tracing::info!("waiting for dom0 to offer a line");
+            tracing::warn!(
+                "dom0 offers this guest no line yet: waiting for `vshmem vm attach --port xen --domain NAME` there"
+            );
         }
         line::take(&self.here, line::Use::BackEnd)
     }

@@ -5,6 +5,9 @@
 use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
 
+const NOT_DOM0: &str =
+    "this machine is a guest of Xen, not dom0: run `vshmem serve` in dom0 and `vshmem join --port xen` here";
+
 /// Where this machine shows itself.
 #[derive(Debug, Clone)]
 pub struct Here {
@@ -48,6 +51,9 @@ impl Here {
     pub fn is_dom0(&self) -> anyhow::Result<()> {
         self.on_xen()?;
         let path = self.proc.join("xen/capabilities");
+        if !path.exists() && self.looks_like_a_guest() {
+            bail!(NOT_DOM0);
+        }
         let said = std::fs::read_to_string(&path).with_context(|| {
             format!(
                 "{} cannot be read: as root, mount -t xenfs xenfs /proc/xen",
@@ -55,11 +61,16 @@ impl Here {
             )
         })?;
         if !said.contains("control_d") {
-            bail!(
-                "this machine is a guest of Xen, not dom0: run `vshmem serve` in dom0 and `vshmem join --port xen` here"
-            );
+            bail!(NOT_DOM0);
         }
         Ok(())
+    }
+
+    /// Where xenfs, which would say it, is not mounted: guests have an identity of their own, and no end of Xenstore's ring.
+    fn looks_like_a_guest(&self) -> bool {
+        let uuid = std::fs::read_to_string(self.sys.join("hypervisor/uuid")).unwrap_or_default();
+        let of_its_own = uuid.bytes().any(|b| b.is_ascii_hexdigit() && b != b'0');
+        of_its_own && !self.dev.join("xen/xenbus_backend").exists()
     }
 
     /// The device `name` below /dev/xen.
@@ -116,6 +127,14 @@ mod tests {
                 .contains("does not run on Xen")
         );
         put(root.path(), "sys/hypervisor/type", "xen\n");
+        assert!(here.is_dom0().unwrap_err().to_string().contains("mount -t xenfs"));
+        // Dom0's identity is all zeros, or somebody has given it one.
+        let uuid = "sys/hypervisor/uuid";
+        put(root.path(), uuid, "00000000-0000-0000-0000-000000000000\n");
+        assert!(here.is_dom0().unwrap_err().to_string().contains("mount -t xenfs"));
+        put(root.path(), uuid, "11ca1cd9-9706-42bf-bd47-6e1e9aa5accb\n");
+        assert!(here.is_dom0().unwrap_err().to_string().contains("not dom0"));
+        put(root.path(), "dev/xen/xenbus_backend", "");
         assert!(here.is_dom0().unwrap_err().to_string().contains("mount -t xenfs"));
         put(root.path(), "proc/xen/capabilities", "");
         assert!(here.is_dom0().unwrap_err().to_string().contains("not dom0"));

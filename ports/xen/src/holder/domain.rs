@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Where marks are.
 const MARKS: &str = "/vshmem/holders";
+/// What holders' names begin with.
+const NAME: &str = "vshmem-holder-";
 /// Megabytes that the domain is born with.
 const BORN: u64 = 8;
 /// How long `xl` may take.
@@ -83,6 +85,11 @@ fn mark(domain: DomId) -> anyhow::Result<()> {
     xenstore.write(&format!("{MARKS}/{domain}"), &owners())
 }
 
+/// Whether a domain of that name is one.
+pub(crate) fn is_holder(name: &str) -> bool {
+    name.starts_with(NAME)
+}
+
 /// Ends holders whose back-end and keeper are both gone.
 fn clear(xenstore: &mut Xenstore) -> anyhow::Result<()> {
     for number in xenstore.list(MARKS)? {
@@ -95,7 +102,7 @@ fn clear(xenstore: &mut Xenstore) -> anyhow::Result<()> {
         let name = xenstore
             .read(&format!("/local/domain/{number}/name"))?
             .unwrap_or_default();
-        if name.starts_with("vshmem-holder-") {
+        if is_holder(&name) {
             tracing::info!(domain = %number, "a holder domain that nobody uses any more is ended");
             xl(&["destroy", &number])?;
         }
@@ -112,7 +119,7 @@ pub(crate) fn create(bytes: u64, table_pages: u32) -> anyhow::Result<DomId> {
     }
     let unique = began(&std::process::id().to_string()).unwrap_or_default();
     let already = xenstore.list(MARKS)?.len();
-    let name = format!("vshmem-holder-{}-{unique}-{already}", std::process::id());
+    let name = format!("{NAME}{}-{unique}-{already}", std::process::id());
     let files = Files::new(&name)?;
     let kernel = files.put("kernel", &image::kernel())?;
     let configuration = files.put(

@@ -26,6 +26,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use domain::is_holder;
 pub use store::{Ahead, GrantStore};
 
 /// Whether memory can be granted here.

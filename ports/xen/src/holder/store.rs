@@ -580,6 +580,7 @@ impl Store for GrantStore {
     }
 
     fn retire(&mut self) {
+        self.directory.end();
         domain::destroy(self.ledger.holder);
     }
 }

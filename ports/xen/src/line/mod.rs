@@ -15,6 +15,7 @@ mod ring;
 
 use crate::devices::{self, DomId};
 use crate::here::Here;
+use crate::holder;
 use crate::xenstore::Xenstore;
 use anyhow::{Context, bail};
 use pump::Pump;
@@ -66,16 +67,52 @@ pub fn offer(guest: DomId) -> anyhow::Result<OwnedFd> {
     Ok(ours)
 }
 
-/// The same for the running guest of that name, with the thread that serves it until either end is gone.
+/// A line to a running guest that is not offered yet: nothing that the guest sees has changed.
+#[derive(Debug)]
+pub struct Prepared {
+    guest: DomId,
+    /// Dom0's end, for the back-end.
+    pub stream: OwnedFd,
+    other: OwnedFd,
+}
+
+/// Prepares a line to the running guest of that name.
 ///
 /// # Errors
-/// The same, and if there is no such guest.
-pub fn serve(machine: &str) -> anyhow::Result<(OwnedFd, JoinHandle<()>)> {
+/// As [`offer`]'s, and if there is no such guest, or it can take none.
+pub fn prepare(machine: &str) -> anyhow::Result<Prepared> {
     let here = Here::default();
     here.is_dom0()?;
-    let (ours, theirs) = pair()?;
     let guest = Xenstore::open(&here)?.domain_named(machine)?;
-    Ok((ours, serve_by(guest, Use::BackEnd, theirs, &Arc::default())?))
+    check_can_join(guest, machine)?;
+    let (stream, other) = pair()?;
+    Ok(Prepared { guest, stream, other })
+}
+
+impl Prepared {
+    /// Offers it to the guest; gives the thread that serves it until either end is gone or `told` is set.
+    ///
+    /// # Errors
+    /// As [`offer`]'s.
+    pub fn offer(self, told: &Arc<AtomicBool>) -> anyhow::Result<JoinHandle<()>> {
+        let Prepared { guest, stream, other } = self;
+        // The back-end has its own of it: its end is the line's end.
+        drop(stream);
+        serve_by(guest, Use::BackEnd, other, told)
+    }
+}
+
+/// Refuses those whose line nobody would ever take.
+fn check_can_join(guest: DomId, name: &str) -> anyhow::Result<()> {
+    if guest == 0 {
+        bail!(
+            "{name} is dom0 itself, whose programs the back-end serves without a line: `vshmem run -- PROGRAM`"
+        );
+    }
+    if holder::is_holder(name) {
+        bail!("{name} holds a back-end's construct memory and runs nothing: name a guest (`xl list`)");
+    }
+    Ok(())
 }
 
 /// A line that ends with whoever has this.
@@ -142,20 +179,23 @@ fn serve_by(
     let port = devices::offer_events(&evtchn, guest).context("making an event channel")?;
     let mut xenstore = Xenstore::open(&here)?;
     let home = format!("/local/domain/{guest}");
-    let name = format!("{home}/name");
-    let Some(said) = xenstore.read(&name)? else {
+    // Its name may be changed while it runs.
+    let number = format!("{home}/domid");
+    let Some(said) = xenstore.read(&number)? else {
         bail!("there is no Xen domain {guest} (`xl list` shows them)");
     };
     let references: Vec<String> = references.iter().map(u32::to_string).collect();
     let path = format!("{home}/{}", what.place());
-    xenstore.write(&path, &format!("{VERSION} {port} {}", references.join(" ")))?;
+    let offer = format!("{VERSION} {port} {}", references.join(" "));
+    xenstore.write(&path, &offer)?;
     xenstore.permit(&path, &["n0", &format!("r{guest}")])?;
     let watched = pump::Watched {
         xenstore,
-        path: name,
+        path: number,
         said,
         every: DOM0_LOOKS,
         told: Arc::clone(told),
+        entry: Some((path, offer)),
     };
     Pump::start(
         Ring::new(Box::new(words), End::Host),
@@ -220,6 +260,7 @@ pub(crate) fn take(here: &Here, what: Use) -> anyhow::Result<OwnedFd> {
         said,
         every: GUEST_LOOKS,
         told: Arc::default(),
+        entry: None,
     };
     let (ours, theirs) = pair()?;
     Pump::start(
@@ -230,4 +271,18 @@ pub(crate) fn take(here: &Here, what: Use) -> anyhow::Result<OwnedFd> {
         watched,
     )?;
     Ok(ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_for_guests_alone() {
+        check_can_join(3, "db").unwrap();
+        let why = check_can_join(0, "Domain-0").unwrap_err().to_string();
+        assert!(why.contains("dom0 itself"), "{why}");
+        let why = check_can_join(1, "vshmem-holder-7-8-0").unwrap_err().to_string();
+        assert!(why.contains("construct memory"), "{why}");
+    }
 }

@@ -29,6 +29,8 @@ pub(super) struct Watched {
     pub(super) every: Duration,
     /// And as long as nobody here has told it to end.
     pub(super) told: Arc<AtomicBool>,
+    /// By which entry the other domain finds the line, and what stands there: taken back at the end, so that the other domain hears of it.
+    pub(super) entry: Option<(String, String)>,
 }
 
 /// One end of a line at work.
@@ -123,6 +125,22 @@ impl Pump {
                 corrupt.found
             ),
             Over::Errno(errno) => tracing::warn!("a line to another domain is given up: {errno}"),
+        }
+        self.take_back();
+    }
+
+    /// The entry goes, unless another line's stands there by now.
+    fn take_back(&mut self) {
+        let Watched { xenstore, entry, .. } = &mut self.watched;
+        let Some((path, said)) = entry else {
+            return;
+        };
+        let done = match xenstore.read(path) {
+            Ok(found) if found.as_ref() == Some(said) => xenstore.remove(path),
+            found => found.map(drop),
+        };
+        if let Err(why) = done {
+            tracing::info!("the entry of a line that is over stays: {why:#}");
         }
     }
 

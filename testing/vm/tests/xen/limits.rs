@@ -3,9 +3,10 @@
 
 use super::{CREATE, step, xl};
 use anyhow::{Context, Result, ensure};
-use std::process::{Child, Stdio};
+use rustix::process::Signal;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use vshmem_testing_vm::machine::{program, wait};
+use vshmem_testing_vm::machine::{program, signal, wait};
 use vshmem_testing_vm::{Actor, Machine, Place, missing, xen_missing};
 
 /// 1024 pages, and frames for twice as many; 2040 grants.
@@ -280,14 +281,73 @@ fn attached_once(p: &mut Parties, bytes: u32) -> Result<Child> {
     Ok(attach)
 }
 
-/// A guest that somebody else started comes in, goes with the command that serves its line, and comes in again; the command ends with the guest.
+/// `vshmem vm attach` that must be refused, for this reason.
+fn attach_refused(p: &Parties, name: &str, because: &str) -> Result<()> {
+    let refused = p
+        .ours
+        .vshmem(&["vm", "attach", "--port", "xen", "--domain", name])?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(
+        !refused.status.success() && said.contains(because),
+        "{name}: {said}"
+    );
+    Ok(())
+}
+
+/// Whether the guest's programs are served by the front-end that took our line.
+fn served_in_the_guest(p: &mut Parties) -> Result<bool> {
+    let guest = p.other.as_mut().context("another guest")?;
+    let own = program().display().to_string();
+    guest.tell(&format!(
+        "shell timeout 60 {own} status --runtime-dir /run/second >/dev/null 2>&1"
+    ))?;
+    Ok(guest.answer_within(MINUTES)? == Ok(vec!["0".into()]))
+}
+
+/// Whether a guest finds a segment of that size in its part of Xenstore.
+fn still_announced(bytes: u32) -> Result<bool> {
+    let tree = format!("/local/domain/{}/vshmem", xl_number("d")?);
+    let out = Command::new("xenstore-ls")
+        .arg(tree)
+        .output()
+        .context("xenstore-ls")?;
+    Ok(String::from_utf8_lossy(&out.stdout).contains(&format!("bytes={bytes}")))
+}
+
+/// A guest that somebody else started comes in, goes with the command that serves its line, and comes in again; the command ends with the guest. Neither a second
+/// command for it nor another name of its machine throws it out.
 fn attached(p: &mut Parties) -> Result<()> {
     let mut first = attached_once(p, 8192)?;
     first.kill()?;
     first.wait()?;
     let mut second = attached_once(p, 12288)?;
-    xl(&["destroy", "d"])?;
+    attach_refused(p, "d", "there is a domain \"d\" already")?;
+    attach_refused(p, "Domain-0", "dom0 itself")?;
+    let holder = p.holder.to_string();
+    attach_refused(p, xl(&["domname", &holder])?.trim(), "construct memory")?;
+    xl(&["rename", "d", "elsewhere"])?;
+    // Longer than either end takes to see that the line is over.
+    std::thread::sleep(Duration::from_secs(8));
+    let served = served_in_the_guest(p)?;
+    xl(&["rename", "elsewhere", "d"])?;
+    ensure!(
+        served,
+        "a guest's domain left since it was named twice, or its machine renamed"
+    );
+    // Ended in order, it tells the guest.
+    signal(i32::try_from(second.id())?, Signal::TERM)?;
     let status = wait(&mut second, MINUTES)?;
+    ensure!(status.success(), "{status}");
+    let until = Instant::now() + MINUTES;
+    while served_in_the_guest(p)? || still_announced(12288)? {
+        ensure!(
+            Instant::now() < until,
+            "the front-end, or what was announced to it, outlives its line"
+        );
+    }
+    let mut third = attached_once(p, 16384)?;
+    xl(&["destroy", "d"])?;
+    let status = wait(&mut third, MINUTES)?;
     ensure!(status.success(), "{status}");
     Ok(())
 }
