@@ -11,6 +11,7 @@
 //! | `map` | a descriptor for one mapping of granted pages |
 //! | [`line`] | the byte stream between a guest and dom0, over a granted page and an event channel |
 //! | [`bells`] | event channels by which domains ring each other |
+//! | `owner` | whether whoever made something is still there |
 //! | [`guest`] | the stream and the memory, as a front-end inside a guest sees them |
 //! | `xl` | Xen's toolstack |
 //!
@@ -26,5 +27,6 @@ pub mod holder;
 pub mod inside;
 pub mod line;
 mod map;
+mod owner;
 pub mod xenstore;
 mod xl;

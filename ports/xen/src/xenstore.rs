@@ -1,9 +1,15 @@
 //! Xenstore, by the kernel's `/dev/xen/xenbus`: the same in dom0 and in guests, and nothing to install.
 //!
-//! One request and its answer at a time, no watches: what is waited for is asked for again. Not for anything that must be fast.
+//! One request and its answer at a time, no watches: what is waited for is asked for again. `xenstored` may hang; nobody who asks it does for longer than he said.
+//! Not for anything that must be fast.
+
+#[cfg(test)]
+pub(crate) mod imitation;
 
 use crate::here::Here;
 use anyhow::{Context, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -17,12 +23,15 @@ const WATCH_EVENT: u32 = 15;
 const ERROR: u32 = 16;
 /// No message is longer.
 const MOST: usize = 4096;
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection.
 #[derive(Debug)]
 pub struct Xenstore {
     device: File,
     number: u32,
+    patience: Duration,
 }
 
 /// Why Xenstore refuses, in its own words (`ENOENT`, `EACCES`, `ENOSPC`).
@@ -60,7 +69,46 @@ impl Xenstore {
         let path = here.device("xenbus")?;
         let device = File::options().read(true).write(true).open(&path);
         let device = device.with_context(|| format!("{} cannot be opened: be root", path.display()))?;
-        Ok(Xenstore { device, number: 0 })
+        Ok(Xenstore::over(device))
+    }
+
+    fn over(device: File) -> Self {
+        Xenstore {
+            device,
+            number: 0,
+            patience: PATIENCE,
+        }
+    }
+
+    /// The same for somebody who has less time.
+    #[must_use]
+    pub(crate) fn within(self, patience: Duration) -> Self {
+        Xenstore { patience, ..self }
+    }
+
+    /// Reads a part of an answer.
+    fn hear(&mut self, part: &mut [u8], until: Instant) -> anyhow::Result<()> {
+        let mut got = 0;
+        while got < part.len() {
+            let left = until.saturating_duration_since(Instant::now());
+            let most = Timespec::try_from(left).context("a time")?;
+            match poll(&mut [PollFd::new(&self.device, PollFlags::IN)], Some(&most)) {
+                Ok(0) => bail!(
+                    "xenstored has not answered for {} seconds: is it running?",
+                    self.patience.as_secs()
+                ),
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno).context("waiting for Xenstore"),
+            }
+            match self.device.read(&mut part[got..]) {
+                Ok(0) => bail!("Xenstore's answer ends in the middle"),
+                Ok(read) => got += read,
+                Err(why) if why.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(why) => return Err(why).context("Xenstore's answer"),
+            }
+        }
+        Ok(())
     }
 
     fn ask(&mut self, what: u32, path: &str, rest: &[u8]) -> anyhow::Result<Vec<u8>> {
@@ -78,9 +126,10 @@ impl Xenstore {
         let mut message: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
         message.extend(body);
         self.device.write_all(&message).context("asking Xenstore")?;
+        let until = Instant::now() + self.patience;
         loop {
             let mut header = [0; 16];
-            self.device.read_exact(&mut header).context("Xenstore's answer")?;
+            self.hear(&mut header, until)?;
             let word =
                 |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
             let (answer, number, bytes) = (word(0), word(4), word(12) as usize);
@@ -88,9 +137,10 @@ impl Xenstore {
                 bail!("Xenstore's answer is {bytes} bytes long, at most {MOST} is right");
             }
             let mut body = vec![0; bytes];
-            self.device.read_exact(&mut body).context("Xenstore's answer")?;
+            self.hear(&mut body, until)?;
             match answer {
                 WATCH_EVENT => {}
+                // To what was given up.
                 _ if number != self.number => {}
                 ERROR => {
                     let word = String::from_utf8_lossy(&body).trim_end_matches('\0').to_owned();
@@ -199,5 +249,80 @@ fn absent_is_none(answer: anyhow::Result<Vec<u8>>) -> anyhow::Result<Option<Vec<
         Ok(bytes) => Ok(Some(bytes)),
         Err(why) if why.downcast_ref::<Refused>().is_some_and(|r| r.word == "ENOENT") => Ok(None),
         Err(why) => Err(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::imitation::{knowing, message, pair, request, tree};
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_known_and_what_is_not_there_is_nothing() {
+        let mut xenstore = knowing(&tree(&[
+            ("/local/domain/7/name", "a"),
+            ("/local/domain/12/name", "b"),
+        ]));
+        assert_eq!(xenstore.list("/local/domain").unwrap(), ["12", "7"]);
+        assert_eq!(xenstore.domain_named("b").unwrap(), 12);
+        assert!(
+            xenstore
+                .domain_named("c")
+                .unwrap_err()
+                .to_string()
+                .contains("xl list")
+        );
+        xenstore.write("/x/y", "1").unwrap();
+        xenstore.permit("/x/y", &["n0"]).unwrap();
+        assert_eq!(xenstore.read("/x/y").unwrap().as_deref(), Some("1"));
+        xenstore.remove("/x").unwrap();
+        xenstore.remove("/x").unwrap();
+        assert_eq!(xenstore.read("/x/y").unwrap(), None);
+        assert!(xenstore.permit("/x/y", &["n0"]).unwrap_err().is::<Refused>());
+        xenstore.write("/local/domain/8/name", "a").unwrap();
+        assert!(
+            xenstore
+                .domain_named("a")
+                .unwrap_err()
+                .to_string()
+                .contains("2 Xen domains")
+        );
+    }
+
+    #[test]
+    fn one_that_does_not_answer_is_given_up_and_its_late_answer_is_no_other_ones() {
+        let (xenstore, mut device) = pair();
+        let mut xenstore = xenstore.within(Duration::from_millis(20));
+        let why = xenstore.read("/a").unwrap_err();
+        assert!(why.to_string().contains("has not answered"), "{why}");
+        let (_, first, _) = request(&mut device).unwrap();
+        // Half an answer is none either.
+        device.write_all(&message(READ, first, b"late")[..18]).unwrap();
+        assert!(xenstore.read("/b").is_err());
+    }
+
+    #[test]
+    fn answers_to_what_was_given_up_and_events_are_passed_over() {
+        let (xenstore, mut device) = pair();
+        let mut xenstore = xenstore.within(Duration::from_millis(20));
+        assert!(xenstore.read("/a").is_err());
+        xenstore.patience = Duration::from_secs(60);
+        let answers = std::thread::spawn(move || {
+            let (_, first, _) = request(&mut device).unwrap();
+            let (_, second, body) = request(&mut device).unwrap();
+            assert_eq!(body, b"/b\0");
+            for (what, number, body) in [
+                (READ, first, "late"),
+                (WATCH_EVENT, second, "x"),
+                (READ, second, "now"),
+            ] {
+                device.write_all(&message(what, number, body.as_bytes())).unwrap();
+            }
+            device
+        });
+        assert_eq!(xenstore.read("/b").unwrap().as_deref(), Some("now"));
+        // Its end is an error at once.
+        drop(answers.join().unwrap());
+        assert!(xenstore.read("/b").is_err());
     }
 }

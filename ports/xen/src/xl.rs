@@ -3,17 +3,21 @@
 //! Not for the `xl create` that stays with its guest: that is [`crate::boot`]'s.
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// Where Debian keeps the tools of the version that runs, and what others have on the path.
 const PLACES: [&str; 3] = ["/usr/sbin/xl", "/usr/local/sbin/xl", "/usr/bin/xl"];
 /// The package that has it.
 pub(crate) const PACKAGE: &str = "xen-utils";
+/// How long what it said is waited for once it has ended: whatever it left running may have its pipes for ever.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The program, if it is here.
 pub(crate) fn find() -> Option<PathBuf> {
@@ -34,7 +38,8 @@ pub(crate) fn run(arguments: &[&str], patience: Duration) -> anyhow::Result<Stri
     run_as(program.as_os_str(), arguments, patience)
 }
 
-fn run_as(program: &OsStr, arguments: &[&str], patience: Duration) -> anyhow::Result<String> {
+/// The same with a program that was found before.
+pub(crate) fn run_as(program: &OsStr, arguments: &[&str], patience: Duration) -> anyhow::Result<String> {
     let words = arguments.join(" ");
     let mut child = Command::new(program)
         .args(arguments)
@@ -53,10 +58,6 @@ fn run_as(program: &OsStr, arguments: &[&str], patience: Duration) -> anyhow::Re
             patience.as_secs()
         );
     };
-    let text = |heard: Option<std::thread::JoinHandle<Vec<u8>>>| {
-        let bytes = heard.and_then(|thread| thread.join().ok()).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
     let (said, complained) = (text(said), text(complained));
     if !status.success() {
         bail!("`xl {words}` failed: {}", complained.trim());
@@ -64,16 +65,37 @@ fn run_as(program: &OsStr, arguments: &[&str], patience: Duration) -> anyhow::Re
     Ok(said)
 }
 
-/// All that comes out of a pipe.
-fn heard(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+/// All that comes out of a pipe, piece by piece.
+fn heard(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (pieces, heard) = channel();
     std::thread::spawn(move || {
-        let mut all = Vec::new();
-        let _ = pipe.read_to_end(&mut all);
-        all
-    })
+        let mut piece = [0; 4096];
+        loop {
+            match pipe.read(&mut piece) {
+                Ok(bytes @ 1..) if pieces.send(piece[..bytes].to_vec()).is_ok() => {}
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                _ => return,
+            }
+        }
+    });
+    heard
 }
 
-/// Waits for a child; one that takes longer is killed, and None.
+/// What was heard until the pipe's end, or until nothing more is worth waiting for.
+fn text(heard: Option<Receiver<Vec<u8>>>) -> String {
+    let until = Instant::now() + LAST_WORDS;
+    let more = |heard: &Receiver<Vec<u8>>| {
+        heard
+            .recv_timeout(until.saturating_duration_since(Instant::now()))
+            .ok()
+    };
+    let pieces = heard
+        .iter()
+        .flat_map(|heard| std::iter::from_fn(move || more(heard)));
+    String::from_utf8_lossy(&pieces.collect::<Vec<_>>().concat()).into_owned()
+}
+
+/// Waits for a child that leads a group of processes; one that takes longer is killed, with its group, and None.
 ///
 /// # Errors
 /// The kernel's.
@@ -84,6 +106,7 @@ pub(crate) fn wait(child: &mut Child, patience: Duration) -> io::Result<Option<E
             return Ok(Some(status));
         }
         if Instant::now() > until {
+            let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
             child.kill()?;
             child.wait()?;
             return Ok(None);
@@ -96,19 +119,45 @@ pub(crate) fn wait(child: &mut Child, patience: Duration) -> io::Result<Option<E
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_it_says_and_how_it_fails_is_told() {
-        let sh = OsStr::new("/bin/sh");
-        let minute = Duration::from_secs(60);
-        assert_eq!(run_as(sh, &["-c", "echo yes"], minute).unwrap(), "yes\n");
-        let why = run_as(sh, &["-c", "echo no >&2; exit 3"], minute).unwrap_err();
-        assert!(why.to_string().ends_with("failed: no"), "{why}");
-        assert!(run_as(OsStr::new("/nowhere/xl"), &[], minute).is_err());
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn sh(script: &str, patience: Duration) -> anyhow::Result<String> {
+        run_as(OsStr::new("/bin/sh"), &["-c", script], patience)
     }
 
     #[test]
-    fn one_that_hangs_is_ended() {
-        let why = run_as(OsStr::new("/bin/sleep"), &["1000"], Duration::from_millis(20)).unwrap_err();
+    fn what_it_says_and_how_it_fails_is_told() {
+        assert_eq!(sh("echo yes", MINUTE).unwrap(), "yes\n");
+        let much = sh("head -c 300000 /dev/zero | tr '\\0' x", MINUTE).unwrap();
+        assert_eq!(much.len(), 300_000);
+        let why = sh("echo no >&2; exit 3", MINUTE).unwrap_err();
+        assert!(why.to_string().ends_with("failed: no"), "{why}");
+        assert!(run_as(OsStr::new("/nowhere/xl"), &[], MINUTE).is_err());
+    }
+
+    #[test]
+    fn one_that_hangs_is_ended_with_whatever_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+        let why = sh(&script, Duration::from_secs(2)).unwrap_err();
         assert!(why.to_string().contains("took longer"), "{why}");
+        let pid = std::fs::read_to_string(file).unwrap();
+        let state = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).ok()?;
+            stat.rsplit_once(") ")?.1.chars().next()
+        };
+        let until = Instant::now() + MINUTE;
+        while state().is_some_and(|state| state != 'Z') {
+            assert!(Instant::now() < until, "it runs on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn what_it_leaves_running_is_not_waited_for() {
+        let begun = Instant::now();
+        assert_eq!(sh("sleep 40 & echo yes", MINUTE).unwrap(), "yes\n");
+        assert!(begun.elapsed() < Duration::from_secs(30));
     }
 }

@@ -211,7 +211,10 @@ impl Drop for Folder {
 /// One guest.
 #[derive(Debug)]
 struct XenMachine {
+    xl: PathBuf,
     name: String,
+    /// Once it is known. It may be called otherwise by now, and another domain as it was.
+    number: Option<DomId>,
     /// Waits for the domain's end.
     creator: Child,
     /// The console's input: nothing, but its end would end the console.
@@ -243,7 +246,9 @@ impl XenMachine {
         });
         match guarded {
             Ok((pidfd, guard)) => Ok(Self {
+                xl: xl.to_owned(),
                 name: spec.name.clone(),
+                number: None,
                 _keys: creator.stdin.take(),
                 creator,
                 pidfd,
@@ -286,6 +291,7 @@ impl XenMachine {
         let Some(number) = self.number()? else {
             return Ok(());
         };
+        self.number = Some(number);
         if let Some(guard) = &mut self.guard {
             guard.learn(number)?;
         }
@@ -312,7 +318,10 @@ impl Machine for XenMachine {
         self.stopped = true;
         if !matches!(self.creator.try_wait(), Ok(Some(_))) {
             // It ends the device model, too; `xl create` sees it and ends.
-            let _ = crate::xl::run(&["destroy", &self.name], PATIENCE);
+            let which = self
+                .number
+                .map_or_else(|| self.name.clone(), |number| number.to_string());
+            let _ = crate::xl::run_as(self.xl.as_os_str(), &["destroy", &which], PATIENCE);
             let _ = crate::xl::wait(&mut self.creator, PATIENCE);
         }
         self.guard = None;
@@ -323,5 +332,52 @@ impl Machine for XenMachine {
 impl Drop for XenMachine {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A machine of that name whose `xl` notes what it is asked for, and whose creator ends with that.
+    fn machine(folder: &Path, number: Option<DomId>) -> XenMachine {
+        let creator = Command::new("/bin/sleep")
+            .arg("1000")
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let (xl, asked) = (folder.join("xl"), folder.join("asked"));
+        let script = format!(
+            "#!/bin/sh\necho \"$@\" >> {}\nkill {}\n",
+            asked.display(),
+            creator.id()
+        );
+        std::fs::write(&xl, script).unwrap();
+        std::fs::set_permissions(&xl, std::fs::Permissions::from_mode(0o700)).unwrap();
+        XenMachine {
+            xl,
+            name: "a".to_owned(),
+            number,
+            pidfd: pidfd_open(Pid::from_child(&creator), PidfdFlags::empty()).unwrap(),
+            creator,
+            _keys: None,
+            guard: None,
+            folder: Folder::new().unwrap(),
+            lines: Vec::new(),
+            stopped: false,
+        }
+    }
+
+    #[test]
+    fn a_machine_is_ended_by_its_number_whatever_it_is_called_by_now() {
+        for (number, asked) in [(Some(17), "destroy 17\n"), (None, "destroy a\n")] {
+            let folder = tempfile::tempdir().unwrap();
+            machine(folder.path(), number).stop();
+            assert_eq!(
+                std::fs::read_to_string(folder.path().join("asked")).unwrap(),
+                asked
+            );
+        }
     }
 }

@@ -200,7 +200,8 @@ impl Libraries {
         }
     }
 
-    /// Maps frames of a domain one after another over the address space at `at`, for reading and writing.
+    /// Maps frames of a domain one after another over the address space at `at`, for reading and writing. If that fails nothing may be mapped there any more, what
+    /// was there before neither: the library maps over it first, and unmaps that again where the hypervisor refuses.
     ///
     /// # Safety
     /// That address space, a page for each frame, is the caller's to replace.
@@ -302,22 +303,39 @@ impl Libraries {
 
 /// A hypervisor that has all the memory there is: frames are numbered from 1000 on, and whatever is mapped is fresh memory of this process.
 #[cfg(test)]
-mod imitation {
+pub(crate) mod imitation {
     use super::*;
+
+    std::thread_local! {
+        static REFUSES: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Whether this thread's next mappings are refused, after the library has mapped over what was there.
+    pub(crate) fn refuse(refuses: bool) {
+        REFUSES.set(refuses);
+    }
 
     unsafe extern "C" fn map(
         _: *mut c_void,
         _: u32,
-        _: *mut c_void,
+        at: *mut c_void,
         protection: c_int,
-        _: c_int,
+        flags: c_int,
         pages: usize,
         _: *const c_ulong,
         _: *mut c_int,
     ) -> *mut c_void {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a new mapping where the kernel likes.
-        unsafe { libc::mmap(ptr::null_mut(), pages * PAGE as usize, protection, flags, -1, 0) }
+        let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let bytes = pages * PAGE as usize;
+        // SAFETY: where the kernel likes, or where the caller says that it may be.
+        unsafe {
+            let at = libc::mmap(at, bytes, protection, flags, -1, 0);
+            if !REFUSES.get() {
+                return at;
+            }
+            libc::munmap(at, bytes);
+        }
+        ptr::null_mut()
     }
 
     unsafe extern "C" fn unmap(_: *mut c_void, at: *mut c_void, pages: usize) -> c_int {

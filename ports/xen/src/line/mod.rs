@@ -16,6 +16,7 @@ mod ring;
 use crate::devices::{self, DomId};
 use crate::here::Here;
 use crate::holder;
+use crate::owner;
 use crate::xenstore::Xenstore;
 use anyhow::{Context, bail};
 use pump::Pump;
@@ -25,7 +26,7 @@ use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a line is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,10 @@ impl Use {
 
 /// Where it says that its front-end is there; it may write only below `data`.
 const READY: &str = "data/vshmem/ready";
+/// Behind a line's place: who serves it, for dom0's other processes.
+const SERVED_BY: &str = "-by";
+/// How long a line's former server may take to end.
+const LEAVING: Duration = Duration::from_secs(5);
 /// The version of what stands there and in the pages.
 const VERSION: u32 = 1;
 /// How long a guest waits for dom0 to offer a line.
@@ -156,6 +161,25 @@ fn pair() -> anyhow::Result<(OwnedFd, OwnedFd)> {
     pair.context("the line's socket")
 }
 
+/// Makes sure that nobody else serves this line: who offers a guest another one takes the one that it has from it.
+fn claim(xenstore: &mut Xenstore, path: &str, patience: Duration) -> anyhow::Result<()> {
+    let mark = format!("{path}{SERVED_BY}");
+    let own = owner::this();
+    let until = Instant::now() + patience;
+    loop {
+        let said = xenstore.read(&mark)?.unwrap_or_default();
+        let Some(other) = owner::alive(&said).filter(|_| said != own) else {
+            return xenstore.write(&mark, &own);
+        };
+        if Instant::now() > until {
+            bail!(
+                "this guest has a line already, which process {other} serves: end that one first, if it is to have another one"
+            );
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 fn serve_by(
     guest: DomId,
     what: Use,
@@ -164,6 +188,15 @@ fn serve_by(
 ) -> anyhow::Result<JoinHandle<()>> {
     let here = Here::default();
     here.is_dom0()?;
+    let mut xenstore = Xenstore::open(&here)?;
+    let home = format!("/local/domain/{guest}");
+    // Its name may be changed while it runs.
+    let number = format!("{home}/domid");
+    let Some(said) = xenstore.read(&number)? else {
+        bail!("there is no Xen domain {guest} (`xl list` shows them)");
+    };
+    let path = format!("{home}/{}", what.place());
+    claim(&mut xenstore, &path, LEAVING)?;
     let gntalloc = here.device("gntalloc")?;
     let gntalloc =
         devices::open(&gntalloc, true).with_context(|| format!("opening {}", gntalloc.display()))?;
@@ -177,20 +210,12 @@ fn serve_by(
     })?;
     let words = pages::map(gntalloc, at, ring::PAGES)?;
     let port = devices::offer_events(&evtchn, guest).context("making an event channel")?;
-    let mut xenstore = Xenstore::open(&here)?;
-    let home = format!("/local/domain/{guest}");
-    // Its name may be changed while it runs.
-    let number = format!("{home}/domid");
-    let Some(said) = xenstore.read(&number)? else {
-        bail!("there is no Xen domain {guest} (`xl list` shows them)");
-    };
     let references: Vec<String> = references.iter().map(u32::to_string).collect();
-    let path = format!("{home}/{}", what.place());
     let offer = format!("{VERSION} {port} {}", references.join(" "));
     xenstore.write(&path, &offer)?;
     xenstore.permit(&path, &["n0", &format!("r{guest}")])?;
     let watched = pump::Watched {
-        xenstore,
+        xenstore: xenstore.within(pump::ANSWER),
         path: number,
         said,
         every: DOM0_LOOKS,
@@ -255,7 +280,7 @@ pub(crate) fn take(here: &Here, what: Use) -> anyhow::Result<OwnedFd> {
     }
     // Another line is offered when whoever served this one is gone: this end ends, and may begin anew.
     let watched = pump::Watched {
-        xenstore,
+        xenstore: xenstore.within(pump::ANSWER),
         path: place.to_owned(),
         said,
         every: GUEST_LOOKS,
@@ -276,6 +301,7 @@ pub(crate) fn take(here: &Here, what: Use) -> anyhow::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xenstore::imitation::{knowing, tree};
 
     #[test]
     fn lines_are_for_guests_alone() {
@@ -284,5 +310,29 @@ mod tests {
         assert!(why.contains("dom0 itself"), "{why}");
         let why = check_can_join(1, "vshmem-holder-7-8-0").unwrap_err().to_string();
         assert!(why.contains("construct memory"), "{why}");
+    }
+
+    #[test]
+    fn a_line_that_somebody_serves_is_not_taken_from_him() {
+        let path = "/local/domain/5/vshmem/line";
+        let mark = format!("{path}-by");
+        let claimed = |said: &str| {
+            let known = tree(&[(&mark, said)]);
+            claim(&mut knowing(&known), path, Duration::from_millis(1))
+                .map(|()| known.lock().unwrap()[&mark].clone())
+        };
+        let mut other = std::process::Command::new("/bin/sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let others = owner::of(other.id() as i32).unwrap();
+        let why = claimed(&others).unwrap_err().to_string();
+        assert!(why.contains(&format!("process {} serves", other.id())), "{why}");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        // Nobody's, somebody's who is gone, one's own.
+        for said in ["", &others, &owner::this()] {
+            assert_eq!(claimed(said).unwrap(), owner::this());
+        }
     }
 }

@@ -18,6 +18,9 @@ use vshmem_words::{Mapping, Words};
 const LOOK: Duration = Duration::from_millis(500);
 /// How long what was written before the socket's other end was closed may wait for room in the pages, and what is in the pages at the end for room in the socket.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long Xenstore is waited for, and how long it is not asked again when it has not answered.
+pub(super) const ANSWER: Duration = Duration::from_secs(3);
+const UNANSWERED: Duration = Duration::from_secs(5);
 /// So often are the pages emptied before anything else is looked at: the other domain may go on for ever.
 const AT_ONCE: u32 = 16;
 
@@ -31,6 +34,13 @@ pub(super) struct Watched {
     pub(super) told: Arc<AtomicBool>,
     /// By which entry the other domain finds the line, and what stands there: taken back at the end, so that the other domain hears of it.
     pub(super) entry: Option<(String, String)>,
+}
+
+impl Watched {
+    /// Whether what stood there does not any more.
+    fn is_gone(&mut self) -> anyhow::Result<bool> {
+        Ok(self.xenstore.read(&self.path)?.as_ref() != Some(&self.said))
+    }
 }
 
 /// One end of a line at work.
@@ -99,16 +109,19 @@ impl Pump {
     }
 
     fn run(mut self) {
-        let mut looked = Instant::now();
+        let (mut looked, mut pause) = (Instant::now(), self.watched.every);
         let over = loop {
             if self.watched.told.load(Ordering::Relaxed) {
                 break Over::Closed;
             }
-            if looked.elapsed() >= self.watched.every {
-                looked = Instant::now();
-                if self.is_gone() {
-                    break Over::Gone;
+            if looked.elapsed() >= pause {
+                match self.watched.is_gone() {
+                    Ok(true) => break Over::Gone,
+                    Ok(false) => pause = self.watched.every,
+                    // Bytes do not go while Xenstore is waited for.
+                    Err(_) => pause = UNANSWERED,
                 }
+                looked = Instant::now();
             }
             if let Err(over) = self.turn() {
                 break over;
@@ -142,13 +155,6 @@ impl Pump {
         if let Err(why) = done {
             tracing::info!("the entry of a line that is over stays: {why:#}");
         }
-    }
-
-    fn is_gone(&mut self) -> bool {
-        let Watched {
-            xenstore, path, said, ..
-        } = &mut self.watched;
-        matches!(xenstore.read(path), Ok(found) if found.as_ref() != Some(said))
     }
 
     fn turn(&mut self) -> Result<(), Over> {
@@ -470,5 +476,38 @@ mod tests {
         assert_eq!(hear(&device), Ok(()));
         let null = devices::open(std::path::Path::new("/dev/null"), true).unwrap();
         assert_eq!(hear(&null), Err(Over::Errno(Errno::IO)));
+    }
+
+    #[test]
+    fn a_line_is_over_when_what_stood_for_its_other_end_is_gone_and_not_when_that_cannot_be_known() {
+        use crate::xenstore::imitation;
+        let known = imitation::tree(&[("/local/domain/5/domid", "5")]);
+        let watched = |xenstore| Watched {
+            xenstore,
+            path: "/local/domain/5/domid".to_owned(),
+            said: "5".to_owned(),
+            every: LOOK,
+            told: Arc::default(),
+            entry: None,
+        };
+        let mut there = watched(imitation::knowing(&known));
+        assert!(!there.is_gone().unwrap());
+        // Another machine's by now, then nobody's.
+        for name in [Some("6"), None] {
+            let path = there.path.clone();
+            let mut tree = known.lock().unwrap();
+            match name {
+                Some(name) => tree.insert(path, name.to_owned()),
+                None => tree.remove(&path),
+            };
+            drop(tree);
+            assert!(there.is_gone().unwrap());
+        }
+        let (silent, _device) = imitation::pair();
+        assert!(
+            watched(silent.within(Duration::from_millis(1)))
+                .is_gone()
+                .is_err()
+        );
     }
 }
