@@ -24,6 +24,7 @@ usage: cargo xtask <task>
   xen-lab [--timeout SECONDS] [--verbose] [-- CMD…]   boots a Xen machine in software, of the distribution's packages, and runs CMD (or a shell) in
                     its dom0, which sees this host's own tree
   xen-lab --test [--quick]   runs the scenarios in it (--quick: the short setting)
+  xen-lab --hvm …   with emulated hardware virtualisation, and PVH guests instead of paravirtual ones
   setup [--evaluation]   only installs what the other tasks need; with --evaluation what `vshmem bench report` compares with: two MPIs, ZeroMQ
 ";
 

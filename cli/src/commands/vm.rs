@@ -20,7 +20,7 @@ use vshmem_wire::{Reply, Request};
 
 /// The runtime folder inside a guest: memory of the guest's own, so that the host's socket is not mistaken for it.
 const GUEST_FOLDER: &str = "/run/vshmem";
-/// How long the front-end in the guest may take.
+/// How long the front-end in the guest may take, unless half of what the whole guest may take is longer.
 const JOIN: Duration = Duration::from_secs(60);
 /// How long a guest that was killed may take to be gone before its name counts as taken.
 const LEAVING: Duration = Duration::from_secs(3);
@@ -397,7 +397,7 @@ fn front_end(own: &Path, port: &str, options: &Run) -> Service {
             .chain(words.iter().chain(more).map(OsString::from))
             .collect(),
         ready: Some(Path::new(GUEST_FOLDER).join(crate::connection::SOCKET)),
-        patience: JOIN,
+        patience: JOIN.max(options.boot_timeout / 2),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The port conformance suite, with paravirtual Xen guests as domains.
+//! The port conformance suite, with Xen guests as domains: of the type that `VSHMEM_XEN_TYPE` says, paravirtual ones if it says nothing.
 //!
 //! The program is both sides: in dom0 it runs the checks; as the first process of a guest, which the port boots on dom0's own tree, it is the agent. Where there is no
 //! Xen every check is skipped, by name, with the reason; `cargo xtask xen-lab -- PROGRAM --test-threads=1` runs them in the laboratory. Guests come up sooner from a
@@ -16,7 +16,7 @@ use vshmem_port::conformance::{CHECKS, Domain, Fixture, POOL_BYTES, boot, in_gue
 use vshmem_port::direct::DirectBells;
 use vshmem_port::store::Store;
 use vshmem_port_xen::bells::XenBells;
-use vshmem_port_xen::boot::XenBoot;
+use vshmem_port_xen::boot::{TYPE_VARIABLE, XenBoot};
 use vshmem_port_xen::guest::XenGuest;
 use vshmem_port_xen::here::Here;
 use vshmem_port_xen::holder::{Ahead, GrantStore};
@@ -90,9 +90,10 @@ impl Fixture for Xen {
         let Some(folder) = &self.folder else {
             return boot(&XenBoot::new(), name, 128 << 20, Vec::new());
         };
+        let kind = std::env::var(TYPE_VARIABLE).unwrap_or_else(|_| "pv".to_owned());
         let configuration = std::env::temp_dir().join(&name);
         let text = format!(
-            "name=\"{name}\"\ntype=\"pv\"\nkernel=\"{0}/vmlinux\"\nramdisk=\"{0}/initrd\"\nmemory=192\nvcpus=1\n\
+            "name=\"{name}\"\ntype=\"{kind}\"\nkernel=\"{0}/vmlinux\"\nramdisk=\"{0}/initrd\"\nmemory=192\nvcpus=1\ntsc_mode=\"native\"\n\
              extra=\"console=hvc0 rdinit=/init mitigations=off quiet\"\non_poweroff=\"destroy\"\non_crash=\"destroy\"\n",
             folder.display()
         );

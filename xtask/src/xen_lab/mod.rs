@@ -1,7 +1,8 @@
 //! `cargo xtask xen-lab`: a complete Xen machine (hypervisor, dom0, toolstack) under QEMU's software emulation, for those who have no Xen.
 //!
 //! Dom0 sees this host's own tree with the distribution's packages laid over it, so that every program that was built here is there; what is written there is
-//! gone with the machine. A command's input, output and exit status are those of the laboratory.
+//! gone with the machine. A command's input, output and exit status are those of the laboratory. Guests are paravirtual, or PVH ones with `--hvm`, which has QEMU
+//! emulate hardware virtualisation as well; `VSHMEM_XEN_TYPE` says otherwise.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -39,6 +40,8 @@ const RUN: Duration = Duration::from_secs(900);
 const LEAVE: Duration = Duration::from_secs(15);
 /// What a command gets of this process's environment, beside what begins so.
 const VARIABLES: [&str; 6] = ["HOME", "USER", "LANG", "LC_ALL", "TERM", "NO_COLOR"];
+/// The type of the guests that port xen makes.
+const TYPE: &str = "VSHMEM_XEN_TYPE";
 const FAMILIES: [&str; 3] = ["VSHMEM_", "RUST_", "NEXTEST"];
 
 /// What was asked for.
@@ -82,7 +85,7 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
     let target = crate::tasks::target()?;
     let mut command = request.command;
     if request.test {
-        command = trials::prepare(request.quick, &target)?;
+        command = trials::prepare(request.quick, request.processor.hvm, &target)?;
     }
     if command.is_empty() && !terminal {
         command.push("bash".to_owned());
@@ -92,14 +95,14 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
     }
     let limit = match terminal {
         true => Duration::MAX,
-        false if request.test => Duration::from_secs(trials::seconds(request.quick)),
+        false if request.test => Duration::from_secs(trials::seconds(request.quick, request.processor.hvm)),
         false => RUN,
     };
     let folder = std::env::current_dir()?;
     run(
         &packages,
         &first_root,
-        &words(&folder, &target, &command),
+        &words(&folder, &target, request.processor, &command),
         request.timeout.unwrap_or(limit),
         &Setting {
             terminal,
@@ -155,11 +158,13 @@ pub(crate) fn check() -> Result<()> {
 }
 
 /// What dom0 is told: folder, variables, an empty word, command.
-fn words(folder: &Path, target: &Path, command: &[String]) -> Vec<String> {
+fn words(folder: &Path, target: &Path, processor: Processor, command: &[String]) -> Vec<String> {
     let mut words = vec![
         folder.display().to_string(),
         format!("PATH={}", target.join("debug").display()),
     ];
+    // What this process's environment says comes later, and counts.
+    words.extend(processor.hvm.then(|| format!("{TYPE}=pvh")));
     for (name, value) in std::env::vars() {
         if VARIABLES.contains(&name.as_str()) || FAMILIES.iter().any(|family| name.starts_with(family)) {
             words.push(format!("{name}={value}"));
@@ -309,8 +314,22 @@ mod tests {
 
     #[test]
     fn dom0_is_told_folder_variables_and_command() {
-        let told = words(Path::new("/a b"), Path::new("/t"), &strings(&["x", ""]));
+        let words = |processor| {
+            words(
+                Path::new("/a b"),
+                Path::new("/t"),
+                processor,
+                &strings(&["x", ""]),
+            )
+        };
+        let told = words(Processor::default());
         assert_eq!(told[..2], ["/a b", "PATH=/t/debug"]);
+        let hvm = Processor {
+            hvm: true,
+            dom0_cpus: None,
+        };
+        assert_eq!(words(hvm)[2], "VSHMEM_XEN_TYPE=pvh");
+        assert_eq!(words(hvm).len(), told.len() + 1);
         let end = told.iter().position(String::is_empty).unwrap();
         assert_eq!(told[end + 1..], ["x", ""]);
     }

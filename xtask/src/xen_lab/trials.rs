@@ -18,6 +18,13 @@ struct Trial {
     seconds: u32,
 }
 
+impl Trial {
+    /// Emulated guests in an emulated machine have twice the time.
+    fn limit(&self, hvm: bool) -> u32 {
+        self.seconds * if hvm { 2 } else { 1 }
+    }
+}
+
 const TRIALS: [Trial; 7] = [
     Trial {
         package: "vshmem-testing-vm",
@@ -84,13 +91,13 @@ const ACTOR: &str = "testing/vm/programs/actor.c";
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/xen_lab/trials.sh");
 
 /// How long the whole may take, the machine's start not included.
-pub(super) fn seconds(short: bool) -> u64 {
+pub(super) fn seconds(short: bool, hvm: bool) -> u64 {
     let taken = TRIALS.iter().filter(|trial| !short || trial.short.is_some());
-    taken.map(|trial| u64::from(trial.seconds)).sum()
+    taken.map(|trial| u64::from(trial.limit(hvm))).sum()
 }
 
 /// Builds what is needed; gives the command for dom0.
-pub(super) fn prepare(short: bool, target: &Path) -> Result<Vec<String>> {
+pub(super) fn prepare(short: bool, hvm: bool, target: &Path) -> Result<Vec<String>> {
     ensure!(crate::tasks::build(false)?, "the build failed");
     compile_actor(target)?;
     let taken: Vec<&Trial> = TRIALS
@@ -108,7 +115,7 @@ pub(super) fn prepare(short: bool, target: &Path) -> Result<Vec<String>> {
             "{}::{} {} {} {}",
             trial.package,
             trial.target,
-            trial.seconds,
+            trial.limit(hvm),
             program.display(),
             tests.join(" ")
         ));
@@ -189,7 +196,7 @@ mod tests {
                 || tests.join(trial.target).join("main.rs").is_file();
             assert!(there, "{}::{}", trial.package, trial.target);
         }
-        assert!(seconds(true) < seconds(false));
+        assert!(seconds(true, false) < seconds(false, false) && seconds(true, false) < seconds(true, true));
     }
 
     #[test]

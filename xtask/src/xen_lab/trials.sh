@@ -47,5 +47,5 @@ for trial in "$@"; do
         for guest_left in $left; do xl destroy "$guest_left"; done
     fi
 done
-printf '\nIn dom0 of Xen:\n%s' "$report"
+printf '\nIn dom0 of Xen, with guests of type %s:\n%s' "${VSHMEM_XEN_TYPE:-pv}" "$report"
 exit $status

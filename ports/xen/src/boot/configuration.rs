@@ -3,6 +3,7 @@
 //! | what | why |
 //! |---|---|
 //! | `type = "pv"` | runs on every Xen host, without virtualisation in the processor too; `VSHMEM_XEN_TYPE=pvh` where there is one |
+//! | `tsc_mode = "native"` | else Xen may be asked at each reading of the processor's clock, which bounds spins; only guests that move between hosts need that |
 //! | `p9` | the host's tree, and each folder that may be written to, served by the device model in dom0 |
 //! | `on_… = "destroy"` | a guest that ended leaves nothing |
 
@@ -49,7 +50,7 @@ pub(crate) fn text(spec: &MachineSpec, files: &Files<'_>, kind: &str) -> Result<
     let mebibytes = spec.memory >> 20;
     Ok(format!(
         "name = {name}\ntype = {kind}\nkernel = {kernel}\nramdisk = {first_root}\nextra = {line}\nmemory = {mebibytes}\nmaxmem = {mebibytes}\n\
-         vcpus = {vcpus}\n{cpus}p9 = [ {shares} ]\n\
+         vcpus = {vcpus}\n{cpus}tsc_mode = \"native\"\np9 = [ {shares} ]\n\
          on_poweroff = \"destroy\"\non_reboot = \"destroy\"\non_crash = \"destroy\"\n",
         name = quoted(&spec.name),
         kind = quoted(kind),
@@ -147,7 +148,10 @@ mod tests {
     #[test]
     fn virtual_cpus_are_pinned_each_to_its_own_and_folders_have_devices() {
         let all = made(&spec(&[2, 3], &["/w"]), "pv").unwrap();
-        assert!(all.contains("vcpus = 2\ncpus = [ \"2\", \"3\" ]\n"), "{all}");
+        assert!(
+            all.contains("vcpus = 2\ncpus = [ \"2\", \"3\" ]\ntsc_mode = \"native\"\n"),
+            "{all}"
+        );
         assert!(
             all.contains("tag=vshmem-host,path=/f/tree,security_model=none"),
             "{all}"
@@ -159,7 +163,7 @@ mod tests {
         assert!(all.contains("rdinit=/init -- guest-init xen\""), "{all}");
         let all = made(&spec(&[], &[]), "pvh").unwrap();
         assert!(
-            all.contains("vcpus = 1\np9") && all.contains("type = \"pvh\""),
+            all.contains("vcpus = 1\ntsc_mode") && all.contains("type = \"pvh\""),
             "{all}"
         );
     }
