@@ -189,7 +189,9 @@ impl Backend {
     }
 
     fn noted(&mut self, what: &str, serial: u64, act: impl FnOnce(&mut Self) -> io::Result<()>) {
-        if let Err(e) = act(self) {
+        if let Err(e) = act(self)
+            && self.lines.allows()
+        {
             tracing::error!(serial, "{what}: {e}");
         }
     }

@@ -12,6 +12,7 @@
 //! | `stock` | pages populated and zeroed ahead of time |
 //! | `store` | all of it together: [`GrantStore`] |
 //! | `table` | the grant table as the hypervisor reads it |
+//! | `watch` | notices that the holder is gone |
 
 mod domain;
 mod image;
@@ -25,6 +26,7 @@ mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub(crate) use domain::is_holder;
 pub use store::{Ahead, GrantStore};

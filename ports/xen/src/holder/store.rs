@@ -8,6 +8,7 @@ use super::libraries::Libraries;
 use super::numbers::Numbers;
 use super::references::References;
 use super::stock::Stock;
+use super::watch::{self, Watch};
 use super::{domain, ledger, room};
 use crate::devices::DomId;
 use crate::directory::{self, Directory};
@@ -69,6 +70,8 @@ pub struct GrantStore {
     pub(super) look: fn(&str) -> anyhow::Result<DomId>,
     /// Writes what guests may see.
     directory: Directory,
+    /// None once it is ended here.
+    pub(super) watch: Option<Watch>,
 }
 
 fn other(why: anyhow::Error) -> io::Error {
@@ -118,7 +121,10 @@ impl GrantStore {
         let references = References::read(libraries.grant_table(ledger.holder, ahead.table_pages)?);
         // Not more than a part of what there can be.
         let stock = (ahead.stock / PAGE).min(ledger.most_frames() / 4) as usize;
+        let holder = ledger.holder;
+        let is_there = move || domain::is_there(&mut Xenstore::open(&Here::default())?, holder);
         let mut store = GrantStore {
+            watch: Some(Watch::start(watch::EVERY, domain::gone(holder), is_there)?),
             libraries,
             references,
             frames: told.frames.len() as u64,
@@ -343,6 +349,14 @@ impl GrantStore {
         Ok(())
     }
 
+    /// Without its holder nothing can be mapped, though the tables that are mapped here take everything.
+    fn check_holder(&self) -> io::Result<()> {
+        match &self.watch {
+            Some(watch) if watch.is_gone() => Err(io::Error::other(domain::gone(self.ledger.holder))),
+            _ => Ok(()),
+        }
+    }
+
     fn domain(&self, domain: Domain) -> io::Result<DomId> {
         let known = self.numbers.of(domain);
         known.ok_or_else(|| invalid(format!("domain {domain} is no Xen domain that was introduced")))
@@ -406,6 +420,7 @@ impl Store for GrantStore {
     }
 
     fn provide(&mut self, (_, serial): (Kind, Serial), extent: Extent) -> io::Result<()> {
+        self.check_holder()?;
         let pages: Vec<u64> = self.pages(extent)?.collect();
         // What a former life provided and did not live to tell of.
         let stale: Vec<(u64, Serial)> = pages
@@ -446,6 +461,7 @@ impl Store for GrantStore {
     }
 
     fn admit(&mut self, serial: Serial, domain: Domain, writable: bool) -> io::Result<()> {
+        self.check_holder()?;
         let to = self.find(domain)?;
         if to == DOM0 {
             self.together.entry(serial).or_default().insert(domain);
@@ -465,6 +481,7 @@ impl Store for GrantStore {
         extents: &[Extent],
         writable: bool,
     ) -> io::Result<Option<Grants>> {
+        self.check_holder()?;
         let to = self.domain(domain)?;
         let why = "this memory is not granted to that domain";
         let refused = || io::Error::new(io::ErrorKind::PermissionDenied, why);
@@ -580,6 +597,7 @@ impl Store for GrantStore {
     }
 
     fn retire(&mut self) {
+        self.watch = None;
         self.directory.end();
         domain::destroy(self.ledger.holder);
     }

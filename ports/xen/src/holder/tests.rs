@@ -161,3 +161,32 @@ fn domains_of_dom0_are_let_go_of_one_by_one() {
     // Revoked once more, as a restarted back-end may: nothing.
     assert!(store.revoke(ONE, ANOTHER).unwrap());
 }
+
+#[test]
+fn nothing_is_promised_of_a_holder_that_is_gone_and_all_is_taken_back() {
+    let mut store = store();
+    store.introduce(GUEST, Some("7")).unwrap();
+    store.provide((Kind::Shm, ONE), extent(0, 4)).unwrap();
+    store.admit(ONE, GUEST, true).unwrap();
+    let moment = std::time::Duration::from_millis(1);
+    store.watch = Some(super::watch::Watch::start(moment, "gone".to_owned(), || Ok(false)).unwrap());
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while store.grants(ONE, GUEST, &[extent(0, 4)], true).is_ok() {
+        assert!(std::time::Instant::now() < end);
+        std::thread::sleep(moment);
+    }
+    for why in [
+        store.provide((Kind::Shm, TWO), extent(10, 1)).unwrap_err(),
+        store.admit(ONE, GUEST, true).unwrap_err(),
+        store.grants(ONE, GUEST, &[extent(0, 4)], true).unwrap_err(),
+    ] {
+        assert!(
+            why.to_string()
+                .contains("domain 99, which held construct memory, is gone"),
+            "{why}"
+        );
+    }
+    assert!(store.revoke(ONE, GUEST).unwrap());
+    store.release(ONE, &[extent(0, 4)]).unwrap();
+    assert!(store.shown.is_empty());
+}
