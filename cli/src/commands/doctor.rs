@@ -276,7 +276,7 @@ fn huge_pages(group: &GroupInfo) -> Option<Check> {
             "huge pages",
             State::Absent,
             format!("the pool of group {} lies in ordinary pages", group.name),
-            "where programs go through much of it at random: `vshmem serve --hugepages`, or hugepages = true for the group",
+            "where programs go through much of it at random: `vshmem serve --hugepages`, or hugepages = true for the group (memory in grants has none)",
         )),
         Some(HugeBytes { huge, ordinary }) => checked(
             format!(

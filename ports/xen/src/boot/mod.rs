@@ -98,6 +98,10 @@ impl Boot for XenBoot {
         let xl = xl()?;
         check_spec(&spec)?;
         await_name(&spec.name)?;
+        if !spec.cpus.is_empty() {
+            let host = crate::xl::run(&["info"], PATIENCE).map_err(|why| unsupported(&why))?;
+            check_cpus(&spec.cpus, &host)?;
+        }
         let kernel = kernel::find(spec.special.kernel.as_deref()).map_err(|why| unsupported(&why))?;
         let folder = Folder::new().map_err(host("a folder for the machine's files"))?;
         let at = |name: &str| folder.path.join(name);
@@ -172,6 +176,18 @@ fn check_spec(spec: &MachineSpec) -> Result<(), BootError> {
         )));
     }
     Ok(())
+}
+
+/// Refuses processors that this host does not have; `xl` would say so only on a console of a guest that is gone.
+fn check_cpus(asked: &[usize], host: &str) -> Result<(), BootError> {
+    let there = host.lines().find_map(|line| line.strip_prefix("nr_cpus"));
+    let there = there.and_then(|rest| rest.trim_start_matches([' ', ':']).trim().parse::<usize>().ok());
+    match (there, asked.iter().max()) {
+        (Some(there), Some(most)) if *most >= there => Err(BootError::Unsupported(format!(
+            "there is no CPU {most} here: this host has {there}, the first is 0 (`xl info`: nr_cpus)"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn write_out(archive: OwnedFd, to: &Path) -> io::Result<()> {
@@ -379,5 +395,15 @@ mod tests {
                 asked
             );
         }
+    }
+
+    #[test]
+    fn processors_that_are_not_there_are_refused_by_number() {
+        let host = "host                   : dom0\nnr_cpus                : 2\nmax_cpu_id             : 1\n";
+        check_cpus(&[0, 1], host).unwrap();
+        let why = check_cpus(&[0, 2], host).unwrap_err().to_string();
+        assert!(why.contains("no CPU 2") && why.contains("has 2"), "{why}");
+        // An `xl` that does not say it decides by itself.
+        check_cpus(&[7], "").unwrap();
     }
 }

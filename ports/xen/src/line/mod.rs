@@ -190,9 +190,9 @@ fn serve_by(
     here.is_dom0()?;
     let mut xenstore = Xenstore::open(&here)?;
     let home = format!("/local/domain/{guest}");
-    // Its name may be changed while it runs.
-    let number = format!("{home}/domid");
-    let Some(said) = xenstore.read(&number)? else {
+    // Its identity: xl writes it in one go with the name, which may be changed while it runs, and long before most else.
+    let identity = format!("{home}/vm");
+    let Some(said) = xenstore.read(&identity)? else {
         bail!("there is no Xen domain {guest} (`xl list` shows them)");
     };
     let path = format!("{home}/{}", what.place());
@@ -216,7 +216,7 @@ fn serve_by(
     xenstore.permit(&path, &["n0", &format!("r{guest}")])?;
     let watched = pump::Watched {
         xenstore: xenstore.within(pump::ANSWER),
-        path: number,
+        path: identity,
         said,
         every: DOM0_LOOKS,
         told: Arc::clone(told),

@@ -149,7 +149,9 @@ impl Pump {
             return;
         };
         let done = match xenstore.read(path) {
-            Ok(found) if found.as_ref() == Some(said) => xenstore.remove(path),
+            Ok(found) if found.as_ref() == Some(said) => xenstore
+                .remove(path)
+                .and_then(|()| xenstore.remove(&format!("{path}{}", super::SERVED_BY))),
             found => found.map(drop),
         };
         if let Err(why) = done {

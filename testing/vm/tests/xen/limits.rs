@@ -317,6 +317,11 @@ fn still_announced(bytes: u32) -> Result<bool> {
 /// A guest that somebody else started comes in, goes with the command that serves its line, and comes in again; the command ends with the guest. Neither a second
 /// command for it nor another name of its machine throws it out.
 fn attached(p: &mut Parties) -> Result<()> {
+    attach_refused(p, "d", "has a line already")?;
+    // From here on it is as if whoever serves that one were gone.
+    let mark = format!("/local/domain/{}/vshmem/line-by", xl_number("d")?);
+    let forgotten = Command::new("xenstore-rm").arg(mark).status();
+    ensure!(forgotten.context("xenstore-rm")?.success());
     let mut first = attached_once(p, 8192)?;
     first.kill()?;
     first.wait()?;
