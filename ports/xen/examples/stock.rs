@@ -1,8 +1,8 @@
 //! What memory that is asked for ahead of time saves: segments made and granted by a holder with a stock and by one without, alternately.
 //!
 //! ```text
-//! cargo build -p vshmem-port-xen --example stock
-//! cargo xtask xen-lab -- target/debug/examples/stock
+//! cargo build --release -p vshmem-port-xen --example stock
+//! cargo xtask xen-lab -- target/release/examples/stock
 //! ```
 //!
 //! One JSON object a line: microseconds, medians of several rounds, and how often the hypervisor was called within the request.
@@ -23,6 +23,7 @@ const HOST: u16 = 0;
 struct Taken {
     create: Vec<f64>,
     grant: Vec<f64>,
+    revoke: Vec<f64>,
     release: Vec<f64>,
     calls: u64,
 }
@@ -54,7 +55,10 @@ fn round(store: &mut GrantStore, serial: Serial, pages: u64, taken: &mut Taken) 
         Ok(())
     })?);
     taken.calls += store.calls() - before;
-    store.revoke(serial, HOST)?;
+    taken.revoke.push(microseconds(|| {
+        store.revoke(serial, HOST)?;
+        Ok(())
+    })?);
     taken
         .release
         .push(microseconds(|| Ok(store.release(serial, &[extent])?))?);
@@ -90,6 +94,7 @@ fn main() -> Result<()> {
         for (name, with_us, without_us) in [
             ("create", median(&mut with.create), median(&mut without.create)),
             ("grant", median(&mut with.grant), median(&mut without.grant)),
+            ("revoke", median(&mut with.revoke), median(&mut without.revoke)),
             ("release", median(&mut with.release), median(&mut without.release)),
         ] {
             println!(

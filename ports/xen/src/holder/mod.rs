@@ -9,6 +9,8 @@
 //! | `numbers` | which of Xen's domains a domain is |
 //! | `references` | who is granted which page |
 //! | `room` | the back-end's own mappings |
+//! | `runs` | sets of numbers that come one behind the other |
+//! | `shown` | which page shows which frame |
 //! | `stock` | pages populated and zeroed ahead of time |
 //! | `store` | all of it together: [`GrantStore`] |
 //! | `table` | the grant table as the hypervisor reads it |
@@ -21,6 +23,8 @@ mod libraries;
 mod numbers;
 mod references;
 mod room;
+mod runs;
+mod shown;
 mod stock;
 mod store;
 mod table;

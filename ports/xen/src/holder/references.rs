@@ -2,6 +2,7 @@
 //!
 //! The table itself is the record: a restarted back-end reads everything here back from it. Not for what pages belong to.
 
+use super::runs::Runs;
 use super::table::{RESERVED, Table};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,7 @@ pub(crate) struct References {
     given: BTreeMap<Grant, u32>,
     /// Revoked, and in use when last looked at: reference and frame.
     waiting: BTreeMap<u32, u32>,
-    free: BTreeSet<u32>,
+    free: Runs,
 }
 
 impl References {
@@ -30,13 +31,13 @@ impl References {
         let mut references = References {
             given: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            free: BTreeSet::new(),
+            free: Runs::default(),
             table,
         };
         for reference in RESERVED..references.table.len() {
             match references.table.said(reference) {
                 None => {
-                    references.free.insert(reference);
+                    references.free.add(&[reference]);
                 }
                 Some(said) if said.permits => {
                     let grant = (said.frame, said.domain, said.writable);
@@ -63,29 +64,14 @@ impl References {
         if self.free.len() < missing.len() {
             return Err(Exhausted);
         }
-        let references = self.pick(missing.len());
+        // The first run that is long enough, else the lowest there are.
+        let together = self.free.take_together(missing.len());
+        let references = together.unwrap_or_else(|| self.free.take(missing.len()));
         for (frame, reference) in missing.into_iter().zip(references) {
-            self.free.remove(&reference);
             self.table.grant(reference, domain, frame, writable);
             self.given.insert((frame, domain, writable), reference);
         }
         Ok(())
-    }
-
-    /// That many free ones: the first run that is long enough, else the lowest there are.
-    fn pick(&self, count: usize) -> Vec<u32> {
-        let mut run: Vec<u32> = Vec::new();
-        for &reference in &self.free {
-            if run.last().is_some_and(|last| last + 1 != reference) {
-                run.clear();
-            }
-            run.push(reference);
-            if run.len() >= count {
-                run.truncate(count);
-                return run;
-            }
-        }
-        self.free.iter().copied().take(count).collect()
     }
 
     /// The reference by which a domain maps a page.
@@ -100,37 +86,51 @@ impl References {
             .map(|((_, domain, writable), _)| (*domain, *writable))
     }
 
-    /// No new mapping of a page by a domain, or by nobody; whether nothing of that is mapped any more.
-    pub(crate) fn revoke(&mut self, frame: u32, domain: Option<DomId>) -> bool {
-        let range = match domain {
-            Some(domain) => (frame, domain, false)..=(frame, domain, true),
-            None => (frame, 0, false)..=(frame, DomId::MAX, true),
-        };
-        let grants: Vec<(Grant, u32)> = self
-            .given
-            .range(range)
-            .map(|(grant, reference)| (*grant, *reference))
-            .collect();
-        let mut unmapped = true;
-        for (grant, reference) in grants {
-            self.given.remove(&grant);
-            if self.table.revoke(reference) {
-                self.free.insert(reference);
-            } else {
-                self.waiting.insert(reference, frame);
-                unmapped = false;
+    /// No new mapping of these frames by a domain, or by anybody; those of them, in their order, of which something of that is mapped still.
+    pub(crate) fn revoke(&mut self, frames: &[u32], domain: Option<DomId>) -> Vec<u32> {
+        let (mut free, mut mapped) = (Vec::new(), Vec::new());
+        for run in frames.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+            for (grant, reference) in self.granted_of(run, domain) {
+                self.given.remove(&grant);
+                if self.table.revoke(reference) {
+                    free.push(reference);
+                } else {
+                    self.waiting.insert(reference, grant.0);
+                    mapped.push(grant.0);
+                }
             }
         }
-        unmapped
+        self.free.add(&free);
+        mapped.dedup();
+        mapped
+    }
+
+    /// What is granted of frames one behind the other, to a domain or to anybody.
+    fn granted_of(&self, run: &[u32], domain: Option<DomId>) -> Vec<(Grant, u32)> {
+        let (Some(&first), Some(&last)) = (run.first(), run.last()) else {
+            return Vec::new();
+        };
+        match domain {
+            // Others may have as much of each frame: they are not walked past.
+            Some(domain) => run
+                .iter()
+                .flat_map(|&frame| [(frame, domain, false), (frame, domain, true)])
+                .filter_map(|grant| Some((grant, self.of(grant)?)))
+                .collect(),
+            None => self
+                .given
+                .range((first, 0, false)..=(last, DomId::MAX, true))
+                .map(|(grant, reference)| (*grant, *reference))
+                .collect(),
+        }
     }
 
     /// No new mapping of anything by a domain.
     pub(crate) fn withdraw(&mut self, domain: DomId) {
         let granted = self.given.keys().filter(|(_, to, _)| *to == domain);
-        let frames: BTreeSet<u32> = granted.map(|(frame, _, _)| *frame).collect();
-        for frame in frames {
-            self.revoke(frame, Some(domain));
-        }
+        let mut frames: Vec<u32> = granted.map(|(frame, _, _)| *frame).collect();
+        frames.dedup();
+        self.revoke(&frames, Some(domain));
     }
 
     /// Looks which revoked references are not in use any more.
@@ -141,7 +141,7 @@ impl References {
         waiting.retain(|&reference, _| {
             let in_use = !table.is_free(reference);
             if !in_use {
-                free.insert(reference);
+                free.add(&[reference]);
             }
             in_use
         });
@@ -185,16 +185,16 @@ mod tests {
         let in_use = references.of((101, 5, true)).unwrap();
         assert_eq!(references.of((102, 5, true)), Some(in_use + 1));
         references.table().use_it(in_use, true);
-        assert!(references.revoke(100, Some(5)));
+        assert_eq!(references.revoke(&[100], Some(5)), []);
         assert_eq!(references.of_frame(100).collect::<Vec<_>>(), [(6, false)]);
-        assert!(!references.revoke(101, None));
+        assert_eq!(references.revoke(&[101, 102], None), [101]);
         assert!(references.lingering().contains(&101));
         references.settle();
         assert!(references.lingering().contains(&101));
         references.table().use_it(in_use, false);
         references.settle();
         assert!(references.lingering().is_empty());
-        assert_eq!(references.room(), (504, 502));
+        assert_eq!(references.room(), (504, 503));
     }
 
     #[test]
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(references.give(&[700], 2, true), Err(Exhausted));
         // Granting again what is granted takes none.
         references.give(&frames[..504], 1, true).unwrap();
-        assert!(references.revoke(3, None));
+        assert_eq!(references.revoke(&[3], None), []);
         references.give(&[700], 2, true).unwrap();
     }
 
@@ -230,7 +230,7 @@ mod tests {
         references.give(&[9], 4, true).unwrap();
         let in_use = references.of((9, 4, true)).unwrap();
         references.table().use_it(in_use, true);
-        references.revoke(9, None);
+        references.revoke(&[9], None);
         let (given, waiting, free) = (
             references.given.clone(),
             references.waiting.clone(),

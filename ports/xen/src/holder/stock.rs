@@ -10,9 +10,9 @@
 //! that constructs have or that somebody still maps: see [`super::store`].
 
 use super::libraries::{BATCH, Libraries};
+use super::runs::Runs;
 use crate::devices::DomId;
 use anyhow::Context;
-use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 enum Order {
@@ -39,13 +39,13 @@ pub(super) type Fresh = Vec<u32>;
 /// The stock.
 #[derive(Debug)]
 pub(super) struct Stock {
-    clean: BTreeSet<u32>,
-    dirty: BTreeSet<u32>,
+    clean: Runs,
+    dirty: Runs,
     /// Clean frames that are wanted.
     wanted: usize,
     /// Asked of the helper, and not there yet: new ones, old ones.
     coming: usize,
-    away: BTreeSet<u32>,
+    away: Runs,
     /// The hypervisor gave less than it was asked for: not asked again before something else changes.
     dry: bool,
     helper: Option<(Sender<Order>, Receiver<Report>)>,
@@ -70,11 +70,11 @@ impl Stock {
 
     fn without_helper(wanted: usize) -> Self {
         Stock {
-            clean: BTreeSet::new(),
-            dirty: BTreeSet::new(),
+            clean: Runs::default(),
+            dirty: Runs::default(),
             wanted,
             coming: 0,
-            away: BTreeSet::new(),
+            away: Runs::default(),
             dry: false,
             helper: None,
         }
@@ -102,42 +102,36 @@ impl Stock {
 
     /// Whether a frame is no construct's and in nobody's use.
     pub(super) fn has(&self, frame: u32) -> bool {
-        self.clean.contains(&frame) || self.dirty.contains(&frame) || self.away.contains(&frame)
+        self.clean.contains(frame) || self.dirty.contains(frame) || self.away.contains(frame)
     }
 
-    /// A frame that nobody uses any more.
-    pub(super) fn put(&mut self, frame: u32) {
+    /// Frames that nobody uses any more.
+    pub(super) fn put(&mut self, frames: &[u32]) {
         self.dry = false;
-        self.dirty.insert(frame);
+        self.dirty.add(frames);
     }
 
     /// A frame is somebody's after all.
     pub(super) fn forget(&mut self, frame: u32) -> bool {
-        self.clean.remove(&frame) | self.dirty.remove(&frame)
+        self.clean.remove(frame) | self.dirty.remove(frame)
     }
 
     /// That many frames: those that are zeroed, and those that are not. There must be as many.
     pub(super) fn take(&mut self, pages: usize) -> (Vec<u32>, Vec<u32>) {
-        let clean: Vec<u32> = self.clean.iter().copied().take(pages).collect();
-        let dirty: Vec<u32> = self.dirty.iter().copied().take(pages - clean.len()).collect();
-        clean.iter().for_each(|frame| {
-            self.clean.remove(frame);
-        });
-        dirty.iter().for_each(|frame| {
-            self.dirty.remove(frame);
-        });
+        let clean = self.clean.take(pages);
+        let dirty = self.dirty.take(pages - clean.len());
         (clean, dirty)
     }
 
     /// Has the helper, which may take this processor for it, zero what is dirty, and populate what is missing, as far as there is room for `room` frames more, the first of which has number `next`.
     pub(super) fn order(&mut self, next: u64, room: usize) {
         let Some((orders, _)) = &self.helper else { return };
-        let dirty: Vec<u32> = std::mem::take(&mut self.dirty).into_iter().collect();
+        let dirty = self.dirty.take(self.dirty.len());
         for frames in dirty.chunks(BATCH) {
             if orders.send(Order::Zero(frames.to_vec())).is_err() {
-                self.dirty.extend(frames);
+                self.dirty.add(frames);
             } else {
-                self.away.extend(frames);
+                self.away.add(frames);
             }
         }
         let have = self.len() + self.under_way();
@@ -186,8 +180,8 @@ impl Stock {
         );
         self.helper = None;
         self.coming = 0;
-        let away = std::mem::take(&mut self.away);
-        self.dirty.extend(away);
+        let away = self.away.take(self.away.len());
+        self.dirty.add(&away);
     }
 
     fn note(&mut self, report: Report, fresh: &mut Fresh) {
@@ -203,16 +197,14 @@ impl Stock {
                 (frames, zeroed)
             }
             Report::Zeroed { frames, done } => {
-                frames.iter().for_each(|frame| {
-                    self.away.remove(frame);
-                });
+                self.away.remove_all(&frames);
                 (frames, done)
             }
         };
         if zeroed {
-            self.clean.extend(frames);
+            self.clean.add(&frames);
         } else {
-            self.dirty.extend(frames);
+            self.dirty.add(&frames);
         }
     }
 }
@@ -255,6 +247,7 @@ fn zeroed(libraries: &Libraries, holder: DomId, frames: &[u32]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     /// A stock whose helper is the test.
     fn stock(wanted: usize) -> (Stock, Receiver<Order>, Sender<Report>) {
@@ -302,8 +295,7 @@ mod tests {
     #[test]
     fn a_frame_that_comes_back_is_zeroed_before_it_is_clean() {
         let (mut stock, orders, told) = stock(4);
-        stock.put(70);
-        stock.put(71);
+        stock.put(&[70, 71]);
         // Whoever needs more than is clean gets them, to be zeroed by itself.
         assert_eq!(stock.take(1), (vec![], vec![70]));
         stock.order(0, 0);
@@ -329,7 +321,7 @@ mod tests {
         stock.order(30, 10_000);
         assert_eq!(orders.try_iter().count(), 0);
         // Something came back: so there may be more.
-        stock.put(5000);
+        stock.put(&[5000]);
         stock.order(30, 10_000);
         assert_eq!(orders.try_iter().count(), 4);
     }
@@ -337,7 +329,7 @@ mod tests {
     #[test]
     fn a_helper_that_is_gone_leaves_nothing_behind() {
         let (mut stock, orders, told) = stock(4);
-        stock.put(9);
+        stock.put(&[9]);
         stock.order(0, 4);
         drop((orders, told));
         assert!(stock.collect(true).is_empty());

@@ -7,9 +7,10 @@ use super::ledger::{Ledger, Told};
 use super::libraries::Libraries;
 use super::numbers::Numbers;
 use super::references::References;
+use super::shown::Shown;
 use super::stock::Stock;
 use super::watch::{self, Watch};
-use super::{domain, ledger, room};
+use super::{domain, room};
 use crate::devices::DomId;
 use crate::directory::{self, Directory};
 use crate::here::Here;
@@ -18,6 +19,7 @@ use crate::xenstore::Xenstore;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use vshmem_port::store::{Domain, Mapped, PAGE, Reach, Seen, Serial, Store};
 use vshmem_wire::{Extent, Grants, Kind, Memory, Window};
 
@@ -59,10 +61,8 @@ pub struct GrantStore {
     frames: u64,
     stock: Stock,
     quarantine: BTreeSet<u32>,
-    /// Page of the pool to frame and owner.
-    pub(super) shown: BTreeMap<u64, (u32, Serial)>,
-    /// Pages of a construct.
-    pub(super) of: BTreeMap<Serial, BTreeSet<u64>>,
+    /// What pages of the pool show.
+    pub(super) shown: Shown,
     numbers: Numbers,
     /// Domains of dom0 that are let into a construct in this life: they share a number, and what one of them is let go of the others keep.
     together: BTreeMap<Serial, BTreeSet<Domain>>,
@@ -130,26 +130,28 @@ impl GrantStore {
             frames: told.frames.len() as u64,
             stock: Stock::new(stock, ledger.holder)?,
             quarantine: BTreeSet::new(),
-            shown: BTreeMap::new(),
-            of: BTreeMap::new(),
+            shown: Shown::default(),
             numbers: Numbers::told(told.domains),
             together: BTreeMap::new(),
             look: |name| Xenstore::open(&Here::default())?.domain_named(name),
             directory: Directory::start()?,
             ledger,
         };
-        told.frames.iter().for_each(|&frame| store.stock.put(frame));
-        for ledger::Page { page, frame, serial } in told.pages {
-            store.stock.forget(frame);
-            store.shown.insert(page, (frame, Serial(serial)));
-            store.of.entry(Serial(serial)).or_default().insert(page);
+        store.stock.put(&told.frames);
+        for run in told
+            .pages
+            .chunk_by(|a, b| a.page + 1 == b.page && a.serial == b.serial)
+        {
+            let frames: Vec<u32> = run.iter().map(|page| page.frame).collect();
+            frames.iter().for_each(|&frame| {
+                store.stock.forget(frame);
+            });
+            store.shown.enter(Serial(run[0].serial), run[0].page, frames);
         }
         // A former life may have been killed between striking a page out and revoking it.
-        for frame in store.references.granted() {
-            if store.stock.has(frame) {
-                store.references.revoke(frame, None);
-            }
-        }
+        let granted = store.references.granted().into_iter();
+        let left: Vec<u32> = granted.filter(|frame| store.stock.has(*frame)).collect();
+        store.references.revoke(&left, None);
         store.settle();
         store.order();
         Ok(store)
@@ -160,10 +162,10 @@ impl GrantStore {
         self.references.settle();
         let lingering = self.references.lingering();
         let back: Vec<u32> = self.quarantine.difference(&lingering).copied().collect();
-        for frame in back {
-            self.quarantine.remove(&frame);
-            self.stock.put(frame);
+        for frame in &back {
+            self.quarantine.remove(frame);
         }
+        self.stock.put(&back);
         for frame in lingering {
             if self.stock.forget(frame) {
                 self.quarantine.insert(frame);
@@ -216,7 +218,7 @@ impl GrantStore {
             let next = FIRST + self.frames;
             let frames = self.libraries.populate(self.ledger.holder, next, wanted)?;
             self.enter_frames(&frames)?;
-            frames.iter().for_each(|&frame| self.stock.put(frame));
+            self.stock.put(&frames);
         }
         if self.stock.len() >= pages {
             return Ok(());
@@ -237,7 +239,7 @@ impl GrantStore {
         let zeroed = self.libraries.zero(self.ledger.holder, &dirty);
         frames.extend(dirty);
         if let Err(why) = zeroed {
-            frames.iter().for_each(|&frame| self.stock.put(frame));
+            self.stock.put(&frames);
             return Err(why);
         }
         Ok(frames)
@@ -263,7 +265,7 @@ impl GrantStore {
     }
 
     /// Pages of an extent, or EINVAL.
-    fn pages(&self, extent: Extent) -> io::Result<std::ops::Range<u64>> {
+    fn pages(&self, extent: Extent) -> io::Result<Range<u64>> {
         let end = extent.offset.checked_add(extent.bytes).filter(|&end| {
             extent.bytes > 0
                 && (extent.offset | extent.bytes).is_multiple_of(PAGE)
@@ -282,12 +284,8 @@ impl GrantStore {
     fn frames_of(&self, serial: Serial, extents: &[Extent]) -> io::Result<Vec<u32>> {
         let mut frames = Vec::new();
         for &extent in extents {
-            for page in self.pages(extent)? {
-                match self.shown.get(&page) {
-                    Some(&(frame, owner)) if owner == serial => frames.push(frame),
-                    _ => return Err(invalid(format!("page {page} is not construct {}'s", serial.0))),
-                }
-            }
+            let shown = self.shown.frames(serial, &self.pages(extent)?, &mut frames);
+            shown.map_err(|page| invalid(format!("page {page} is not construct {}'s", serial.0)))?;
         }
         Ok(frames)
     }
@@ -304,39 +302,18 @@ impl GrantStore {
         })
     }
 
-    /// Strikes pages out and gives their frames back, to those free or to the quarantine.
-    fn give_back(&mut self, serial: Serial, pages: &[u64]) -> io::Result<()> {
-        let mut frames = Vec::new();
-        for page in pages {
-            let Some(&(frame, owner)) = self.shown.get(page) else {
-                continue;
-            };
-            if owner == serial {
-                frames.push((*page, frame));
-            }
+    /// Strikes those of the pages that are the construct's out and gives their frames back, to those free or to the quarantine.
+    fn give_back(&mut self, serial: Serial, pages: &Range<u64>) -> io::Result<()> {
+        let runs = self.shown.pages_of(serial, pages);
+        for run in &runs {
+            self.ledger.strike(run.start, (run.end - run.start) as usize)?;
         }
-        for run in frames.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
-            self.ledger.strike(run[0].0, run.len())?;
-        }
-        for (page, _) in &frames {
-            self.shown.remove(page);
-        }
-        if let Some(own) = self.of.get_mut(&serial) {
-            pages.iter().for_each(|page| {
-                own.remove(page);
-            });
-            if own.is_empty() {
-                self.of.remove(&serial);
-            }
-        }
-        let mut mapped = Vec::new();
-        for &(_, frame) in &frames {
-            if self.references.revoke(frame, None) {
-                self.stock.put(frame);
-            } else {
-                self.quarantine.insert(frame);
-                mapped.push(frame);
-            }
+        let frames: Vec<u32> = runs.iter().flat_map(|run| self.shown.take_out(run)).collect();
+        let mapped = self.references.revoke(&frames, None);
+        self.stock.put(&frames);
+        for &frame in &mapped {
+            self.stock.forget(frame);
+            self.quarantine.insert(frame);
         }
         // Whoever has them still reads the past no more; before anybody else gets them they are zeroed once more.
         if let Err(why) = self.libraries.zero(self.ledger.holder, &mapped) {
@@ -381,22 +358,16 @@ impl GrantStore {
         self.domain(number)
     }
 
-    /// Pages of an extent show these frames, for a construct and all that are let into it.
-    fn show(&mut self, serial: Serial, pages: &[u64], frames: &[u32]) -> io::Result<()> {
+    /// Pages from `page` on show these frames, for a construct and all that are let into it.
+    fn show(&mut self, serial: Serial, page: u64, frames: &[u32]) -> io::Result<()> {
         // Whoever has the rest of the construct has this too.
-        let first = self.of.get(&serial).and_then(|own| own.first()).copied();
-        let admitted: Vec<(DomId, bool)> = first
-            .and_then(|page| self.shown.get(&page))
-            .map(|(frame, _)| self.references.of_frame(*frame).collect())
+        let admitted: Vec<(DomId, bool)> = self
+            .shown
+            .first_of(serial)
+            .map(|frame| self.references.of_frame(frame).collect())
             .unwrap_or_default();
-        for (&page, &frame) in pages.iter().zip(frames) {
-            self.shown.insert(page, (frame, serial));
-            self.of.entry(serial).or_default().insert(page);
-        }
-        // One extent: its pages are one behind the other.
-        if let Some(&page) = pages.first() {
-            self.ledger.enter(page, frames, serial.0)?;
-        }
+        self.shown.enter(serial, page, frames.to_vec());
+        self.ledger.enter(page, frames, serial.0)?;
         admitted
             .into_iter()
             .try_for_each(|(domain, writable)| self.give(frames, domain, writable))
@@ -421,21 +392,17 @@ impl Store for GrantStore {
 
     fn provide(&mut self, (_, serial): (Kind, Serial), extent: Extent) -> io::Result<()> {
         self.check_holder()?;
-        let pages: Vec<u64> = self.pages(extent)?.collect();
+        let pages = self.pages(extent)?;
         // What a former life provided and did not live to tell of.
-        let stale: Vec<(u64, Serial)> = pages
-            .iter()
-            .filter_map(|page| self.shown.get(page).map(|(_, owner)| (*page, *owner)))
-            .collect();
-        for (page, owner) in stale {
-            self.give_back(owner, &[page])?;
+        for (owner, stale) in self.shown.owners(&pages) {
+            self.give_back(owner, &stale)?;
         }
-        let frames = self.take(pages.len())?;
+        let frames = self.take((pages.end - pages.start) as usize)?;
         // The helper has time until the next second, unless there may be too little by then.
         if self.stock.is_low() {
             self.order();
         }
-        let shown = self.show(serial, &pages, &frames);
+        let shown = self.show(serial, pages.start, &frames);
         if shown.is_err() {
             // Nobody will ask for them back: to the registry they were never there.
             self.give_back(serial, &pages)?;
@@ -466,11 +433,7 @@ impl Store for GrantStore {
         if to == DOM0 {
             self.together.entry(serial).or_default().insert(domain);
         }
-        let pages = self.of.get(&serial).cloned().unwrap_or_default();
-        let frames: Vec<u32> = pages
-            .iter()
-            .filter_map(|page| self.shown.get(page).map(|(frame, _)| *frame))
-            .collect();
+        let frames = self.shown.all_of(serial);
         self.give(&frames, to, writable)
     }
 
@@ -516,12 +479,9 @@ impl Store for GrantStore {
         }
         let mut unmapped = true;
         // To whom there is no number nothing was ever granted.
+        let frames = self.shown.all_of(serial);
         for from in self.numbers.granted(domain) {
-            for page in self.of.get(&serial).into_iter().flatten() {
-                if let Some((frame, _)) = self.shown.get(page) {
-                    unmapped &= self.references.revoke(*frame, Some(from));
-                }
-            }
+            unmapped &= self.references.revoke(&frames, Some(from)).is_empty();
         }
         Ok(unmapped)
     }
@@ -532,8 +492,7 @@ impl Store for GrantStore {
         }
         self.together.remove(&serial);
         // All that it has, not only what the caller knows of: nobody asks for the rest.
-        let pages: Vec<u64> = self.of.get(&serial).into_iter().flatten().copied().collect();
-        self.give_back(serial, &pages)
+        self.give_back(serial, &(0..self.ledger.pages))
     }
 
     fn map(&mut self, serial: Serial, extents: &[Extent], behind: u64) -> io::Result<Mapped> {

@@ -100,13 +100,13 @@ fn pages_that_cannot_be_granted_are_nobodys() {
     // The table has 504 references.
     let why = store.provide((Kind::Shm, ONE), extent(300, 300)).unwrap_err();
     assert!(why.to_string().contains("grants are exhausted"), "{why}");
-    assert_eq!(store.of[&ONE].len(), 300);
-    assert_eq!((store.shown.len(), granted_to(&store, 7)), (300, 300));
+    assert_eq!(store.shown.all_of(ONE).len(), 300);
+    assert_eq!((store.shown.pages().len(), granted_to(&store, 7)), (300, 300));
     // Their places and frames are there for others.
     store.provide((Kind::Shm, TWO), extent(300, 200)).unwrap();
     store.admit(TWO, GUEST, true).unwrap();
     store.release(ONE, &[extent(0, 300)]).unwrap();
-    assert_eq!((store.shown.len(), granted_to(&store, 7)), (200, 200));
+    assert_eq!((store.shown.pages().len(), granted_to(&store, 7)), (200, 200));
 }
 
 #[test]
@@ -117,8 +117,8 @@ fn a_released_construct_leaves_no_page_behind_that_its_registry_does_not_know() 
     store.provide((Kind::Shm, ONE), extent(10, 2)).unwrap();
     store.provide((Kind::Shm, TWO), extent(20, 2)).unwrap();
     store.release(ONE, &[extent(0, 2)]).unwrap();
-    assert!(!store.of.contains_key(&ONE));
-    assert_eq!(store.shown.keys().copied().collect::<Vec<_>>(), [20, 21]);
+    assert_eq!(store.shown.first_of(ONE), None);
+    assert_eq!(store.shown.pages(), [20, 21]);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn pages_that_somebody_still_maps_are_zeroed_when_they_are_given_back() {
     for (serial, at, used) in [(ONE, 0, false), (TWO, 10, true)] {
         store.provide((Kind::Shm, serial), extent(at, 2)).unwrap();
         store.admit(serial, GUEST, true).unwrap();
-        let (frame, _) = store.shown[&at];
+        let frame = store.shown.first_of(serial).unwrap();
         let reference = store.references.of((frame, 7, true)).unwrap();
         store.references.table().use_it(reference, used);
         let before = store.calls();
@@ -188,5 +188,5 @@ fn nothing_is_promised_of_a_holder_that_is_gone_and_all_is_taken_back() {
     }
     assert!(store.revoke(ONE, GUEST).unwrap());
     store.release(ONE, &[extent(0, 4)]).unwrap();
-    assert!(store.shown.is_empty());
+    assert!(store.shown.pages().is_empty());
 }
