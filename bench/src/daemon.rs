@@ -5,6 +5,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// How long it may take to be there, on a machine that software emulates as well.
+const COMES_UP: Duration = Duration::from_secs(60);
+
 /// A running daemon; ended with this value.
 pub(crate) struct Daemon(Child);
 
@@ -26,11 +29,18 @@ impl Daemon {
         }
         crate::interrupt::check()?;
         let child = command.spawn().context("cannot start the daemon")?;
-        let daemon = Daemon(child);
-        let until = Instant::now() + Duration::from_secs(10);
+        let mut daemon = Daemon(child);
+        let until = Instant::now() + COMES_UP;
         while !runtime.join("vshmem.sock").exists() {
             crate::interrupt::check()?;
-            anyhow::ensure!(Instant::now() < until, "the daemon did not come up within 10 s");
+            if let Some(status) = daemon.0.try_wait()? {
+                anyhow::bail!("the daemon did not come up: {status}; what it said is above");
+            }
+            anyhow::ensure!(
+                Instant::now() < until,
+                "the daemon did not come up within {} s",
+                COMES_UP.as_secs()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(daemon)

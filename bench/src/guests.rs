@@ -1,7 +1,7 @@
 //! The rows between two guests, each pinned to its own CPU.
 
 use crate::daemon::Daemon;
-use crate::micro::{MicroOptions, iterations, play};
+use crate::micro::{LeftInTheKernel, MicroOptions, iterations, play};
 use crate::party::{Guest, Party, Place, Where};
 use crate::row::{Row, Target};
 use crate::stream::Echo;
@@ -14,8 +14,13 @@ const ADDRESSES: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
 const SLEEPING: &[(&str, &str)] = &[("VSHMEM_SPIN", "0")];
 /// What a stream whose ends share a CPU is called in the table.
 const ON_ONE: &str = "one round trip on a bare stream, its ends on one CPU";
-/// The handoffs, compared with two native processes and with TCP.
+/// What two processes of the host are called in the table.
+const NATIVE: &str = "Vshmem between two native processes";
+/// The handoffs, compared with the kernel's own and with TCP, too.
 const HANDOFFS: [&str; 2] = ["sem_handoff", "msg_pingpong_64"];
+
+/// What is measured of the kernel's own, by two processes of the host.
+const KERNEL: &str = "kernel System V IPC between two processes of the host";
 
 /// What a daemon is told whose guests are of this port.
 pub(crate) fn configuration(port: Option<&str>) -> Result<String> {
@@ -95,10 +100,17 @@ fn spinning(
 ) -> Result<()> {
     let mut guests = pair(place, port, ["bench-a", "bench-b"], [0, 1], &[])?;
     let has_network = vshmem_port_select::boot(port)?.has_network();
-    let mut native = [
-        Party::start(place, &Where::Local, 0, &[])?,
-        Party::start(place, &Where::Local, 1, &[])?,
-    ];
+    if !has_network {
+        eprintln!("vshmem: no rows against TCP between guests of port {port}: it gives them no network");
+    }
+    let on_host = |at: Where| -> Result<[Party; 2]> {
+        Ok([
+            Party::start(place, &at, 0, &[])?,
+            Party::start(place, &at, 1, &[])?,
+        ])
+    };
+    let (mut native, mut kernel) = (on_host(Where::Local)?, on_host(Where::Kernel)?);
+    let mixed = with_host(port);
     let names = [
         ("shm_pingpong", 1.15),
         ("sem_handoff", 1.25),
@@ -107,37 +119,58 @@ fn spinning(
     for (i, (name, most)) in names.into_iter().enumerate().filter(|(_, (n, _))| wanted(n)) {
         // Many short rounds: how the two CPUs happen to lie to each other changes from one moment to the next.
         let n = iterations(options, 10_000);
+        let few = iterations(options, 500);
         let key = key + 2 * i as i32;
-        let mut against_native = Vec::new();
-        let mut against_tcp = Vec::new();
+        let _left = LeftInTheKernel(key);
+        let mut sides = Sides::default();
         for round in 0..=4 * options.rounds {
             let value = play(&mut guests, name, key, n)?;
             let baseline = play(&mut native, name, key + 1, n)?;
-            let tcp = if has_network && HANDOFFS.contains(&name) && round % 4 == 0 {
-                Some(play(
-                    &mut guests,
-                    "tcp_pingpong_64",
-                    5000 + round as i32,
-                    iterations(options, 500),
-                )?)
-            } else {
-                None
-            };
+            let beside = play([&mut native[0], &mut guests[1]], name, key, n)?;
+            // What sleeps takes long: every fourth round is enough.
+            let slow = HANDOFFS.contains(&name) && round % 4 == 0;
+            let by_kernel = slow.then(|| play(&mut kernel, name, key, few)).transpose()?;
+            let tcp = (slow && has_network)
+                .then(|| play(&mut guests, "tcp_pingpong_64", 5000 + round as i32, few))
+                .transpose()?;
             if round > 0 {
-                against_native.push((value, baseline));
-                against_tcp.extend(tcp.map(|tcp| (value, tcp)));
+                sides.native.push((value, baseline));
+                sides.mixed.push((beside, baseline));
+                sides.kernel.extend(by_kernel.map(|kernel| (value, kernel)));
+                sides.tcp.extend(tcp.map(|tcp| (value, tcp)));
             }
         }
         guests[0].ask("remove", 0, key, 0)?;
         native[0].ask("remove", 0, key + 1, 0)?;
-        let baseline = "Vshmem between two native processes";
-        tell(&Row::from_rounds(name, port, "ns", baseline, &against_native).target(Target::AtMost(most)));
-        if !against_tcp.is_empty() {
-            let baseline = "TCP between the same guests, 64 B";
-            tell(&Row::from_rounds(name, port, "ns", baseline, &against_tcp).target(Target::AtMost(0.01)));
+        let most = Some(Target::AtMost(most));
+        let tcp = Some(Target::AtMost(0.01));
+        for (domains, baseline, rounds, target) in [
+            (port, NATIVE, &sides.native, most),
+            (&mixed, NATIVE, &sides.mixed, None),
+            (port, KERNEL, &sides.kernel, None),
+            (port, "TCP between the same guests, 64 B", &sides.tcp, tcp),
+        ] {
+            if !rounds.is_empty() {
+                let row = Row::from_rounds(name, domains, "ns", baseline, rounds);
+                tell(&Row { target, ..row });
+            }
         }
     }
     Ok(())
+}
+
+/// Rounds of one test, by what they are compared with.
+#[derive(Default)]
+struct Sides {
+    native: Vec<(f64, f64)>,
+    mixed: Vec<(f64, f64)>,
+    kernel: Vec<(f64, f64)>,
+    tcp: Vec<(f64, f64)>,
+}
+
+/// What a row is called in which one party is a process of the host.
+fn with_host(port: &str) -> String {
+    format!("host+{port}")
 }
 
 /// Without spinning: each handoff is two wake-ups across kernels. A request from a guest stands beside it.
@@ -155,7 +188,15 @@ fn sleeping(
     let echo = Echo::start(place.program, port, 0)?;
     let n = iterations(options, 300);
     let mut guests = pair(place, port, ["sleep-a", "sleep-b"], [0, 1], SLEEPING)?;
+    let mut host = Party::start(place, &Where::Local, 0, SLEEPING)?;
+    let mut kernel = [
+        Party::start(place, &Where::Kernel, 0, &[])?,
+        Party::start(place, &Where::Kernel, 1, &[])?,
+    ];
+    let _left = LeftInTheKernel(key);
     let mut handoffs = Vec::new();
+    let mut handoffs_by_kernel = Vec::new();
+    let mut with_the_host = Vec::new();
     let mut handoffs_by_one = Vec::new();
     let mut requests = Vec::new();
     // Short rounds: what waking an idle CPU costs changes from one moment to the next.
@@ -163,10 +204,14 @@ fn sleeping(
         let handoff = play(&mut guests, "sem_handoff", key, n)?;
         let bare = echo.round_trip(1, n)?;
         let bare_on_one = echo.round_trip(0, n)?;
+        let by_kernel = play(&mut kernel, "sem_handoff", key, n)?;
+        let beside = play([&mut host, &mut guests[1]], "sem_handoff", key, n)?;
         let request = guests[0].ask("request", 0, 0, n)? / n as f64;
         if round > 0 {
             handoffs.push((handoff, bare));
             handoffs_by_one.push((handoff, bare_on_one));
+            handoffs_by_kernel.push((handoff, by_kernel));
+            with_the_host.push((beside, by_kernel));
             requests.push((request, bare_on_one));
         }
     }
@@ -175,13 +220,20 @@ fn sleeping(
     let most = Target::AtMost(3.0);
     let baseline = "one round trip on a bare stream, its ends on two CPUs";
     tell(&Row::from_rounds("sem_handoff_sleeping", port, "ns", baseline, &handoffs).target(most));
-    tell(&Row::from_rounds(
-        "sem_handoff_sleeping",
-        port,
-        "ns",
-        ON_ONE,
-        &handoffs_by_one,
-    ));
+    let mixed = with_host(port);
+    for (domains, baseline, rounds) in [
+        (port, ON_ONE, &handoffs_by_one),
+        (port, KERNEL, &handoffs_by_kernel),
+        (&mixed, KERNEL, &with_the_host),
+    ] {
+        tell(&Row::from_rounds(
+            "sem_handoff_sleeping",
+            domains,
+            "ns",
+            baseline,
+            rounds,
+        ));
+    }
     tell(&Row::from_rounds("request", port, "ns", ON_ONE, &requests));
     let together = sleeping_on_one(options, place, port, key + 1, &echo)?;
     tell(&Row::from_rounds("sem_handoff_sleeping_1cpu", port, "ns", ON_ONE, &together).target(most));

@@ -127,7 +127,7 @@ pub(crate) fn iterations(options: &MicroOptions, usual: u64) -> u64 {
 }
 
 /// The kernel's own constructs of a key, which outlive those who made them: taken away however the measurement ends.
-struct LeftInTheKernel(i32);
+pub(crate) struct LeftInTheKernel(pub(crate) i32);
 
 impl Drop for LeftInTheKernel {
     fn drop(&mut self) {
@@ -166,7 +166,13 @@ fn one_kernel(options: &MicroOptions, place: &Place<'_>, local: &Local, key: i32
 }
 
 /// One round: nanoseconds an iteration, as role 0 measured.
-pub(crate) fn play(parties: &mut [Party], test: &str, key: i32, n: u64) -> Result<f64> {
+pub(crate) fn play<'a>(
+    parties: impl IntoIterator<Item = &'a mut Party>,
+    test: &str,
+    key: i32,
+    n: u64,
+) -> Result<f64> {
+    let mut parties: Vec<&mut Party> = parties.into_iter().collect();
     for (role, party) in parties.iter_mut().enumerate().rev() {
         party.tell(test, role as u32, key, n)?;
     }

@@ -46,7 +46,10 @@ pub struct Guest {
 }
 
 /// How long a worker may take to get ready, a machine in a machine that software emulates included.
-const READY: Duration = Duration::from_secs(300);
+pub(crate) const READY: Duration = Duration::from_secs(300);
+
+/// How long it may take for one command, emulated as well.
+const ANSWERS: Duration = Duration::from_secs(180);
 
 /// A running worker.
 pub struct Party {
@@ -138,10 +141,10 @@ impl Party {
 
     /// Waits for the answer: nanoseconds of the whole loop.
     pub fn answer(&mut self) -> Result<f64> {
-        let line = self
-            .answers
-            .recv_timeout(Duration::from_secs(60))
-            .with_context(|| format!("no answer from the worker at {} within 60 s", self.name))?;
+        let line = self.answers.recv_timeout(ANSWERS).with_context(|| {
+            let seconds = ANSWERS.as_secs();
+            format!("no answer from the worker at {} within {seconds} s", self.name)
+        })?;
         match line.split_once(' ') {
             Some(("ok", nanos)) => Ok(nanos.trim().parse()?),
             _ => bail!("the worker at {} says: {line}", self.name),

@@ -4,6 +4,7 @@
 //! Where its two ends run makes nearly all of the difference: on one CPU they hand over without waking another one, on two CPUs each way begins
 //! with an idle CPU that must be woken, as it does between two guests. So both are measured.
 
+use crate::party::READY;
 use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
@@ -51,6 +52,7 @@ impl Echo {
         };
         let spec = GuestSpec {
             cpus: vec![cpu],
+            boot_timeout: READY,
             control: Some(theirs),
             pools,
             init: program.into(),
@@ -72,8 +74,11 @@ impl Echo {
             guest: Some(guest),
         };
         // The guest speaks first: before that its line is not set up.
-        echo.wait(Duration::from_secs(300))?;
-        read(&echo.stream, &mut [0; BYTES])?;
+        echo.wait(READY)?;
+        ensure!(
+            read(&echo.stream, &mut [0; BYTES])? > 0,
+            "the guest that echoes ended before it was up"
+        );
         Ok(echo)
     }
 

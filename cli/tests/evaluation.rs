@@ -284,3 +284,20 @@ fn rows_and_factors_that_do_not_exist_are_refused() {
         err(&output)
     );
 }
+
+#[test]
+fn a_port_that_is_named_and_starts_no_guests_here_is_refused_before_anything_is_measured() {
+    if std::fs::read_to_string("/proc/xen/capabilities").is_ok_and(|said| said.contains("control_d")) {
+        println!("skipped: this is dom0 of Xen, where guests of port xen can be had");
+        return;
+    }
+    for what in ["micro", "scale"] {
+        let output = finish(&mut vshmem(&["bench", what, "--guests", "xen"]), LIMIT);
+        let said = err(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for words in ["port xen", "does not run on Xen", "--guests none"] {
+            assert!(said.contains(words), "{said}");
+        }
+        assert_eq!(out(&output), "", "{said}");
+    }
+}

@@ -21,8 +21,8 @@ usage: cargo xtask <task>
   build [--release] the command, the preload library and the C library
   install [--prefix DIR]   builds with optimisation and copies command, libraries, header, pkg-config file, manual pages and completions
                     below DIR (default /usr/local)
-  xen-lab [--timeout SECONDS] [--verbose] [-- CMD…]   boots a Xen machine in software, of the distribution's packages, and runs CMD (or a shell) in
-                    its dom0, which sees this host's own tree
+  xen-lab [--timeout SECONDS] [--verbose] [--release] [-- CMD…]   boots a Xen machine in software, of the distribution's packages, and runs CMD (or a
+                    shell) in its dom0, which sees this host's own tree (--release: what is built with optimisation, and is built first)
   xen-lab --test [--quick]   runs the scenarios in it (--quick: the short setting)
   xen-lab --hvm …   with emulated hardware virtualisation, and PVH guests instead of paravirtual ones
   setup [--evaluation]   only installs what the other tasks need; with --evaluation what `vshmem bench report` compares with: two MPIs, ZeroMQ

@@ -103,25 +103,35 @@ pub(crate) fn guests() -> clap::builder::PossibleValuesParser {
         .into()
 }
 
-/// The port to start guests with; None, said on standard error, if there is none.
-pub(crate) fn guest_port(asked: &str) -> Option<&'static str> {
+/// The port to start guests with; None, said on standard error, if there is none. One that was asked for by name, and starts none here, is an error: why.
+pub(crate) fn guest_port(asked: &str) -> Result<Option<&'static str>, String> {
+    let able = |port: &str| {
+        let check = vshmem_port_select::boot(port).map(|boot| boot.check());
+        match check {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("no rows between guests of port {port}: {error}")),
+            Err(error) => Err(format!("no rows between guests of port {port}: {error}")),
+        }
+    };
     let mut ports = vshmem_port_select::BOOTABLE.iter().copied();
     match asked {
-        "none" => None,
-        "auto" => {
-            let able = |port: &&str| {
-                let check = vshmem_port_select::boot(port).map(|boot| boot.check());
-                match check {
-                    Ok(Ok(())) => return true,
-                    Ok(Err(error)) => eprintln!("vshmem: no rows between guests of port {port}: {error}"),
-                    Err(error) => eprintln!("vshmem: no rows between guests of port {port}: {error}"),
-                }
-                false
-            };
-            ports.find(able)
+        "none" => Ok(None),
+        "auto" => Ok(ports.find(|port| {
+            let able = able(port);
+            able.inspect_err(|why| eprintln!("vshmem: {why}")).is_ok()
+        })),
+        named => {
+            let port = ports.find(|port| *port == named);
+            port.map(|port| able(port).map(|()| port)).transpose()
         }
-        named => ports.find(|port| *port == named),
     }
+}
+
+/// The same, for a command that ends if a port that was named starts no guests.
+fn guests_or_trouble(asked: &str) -> Result<Option<&'static str>, Trouble> {
+    guest_port(asked).map_err(|why| {
+        Trouble::new("bench", why).remedy("leave --guests out for a port that can, or give --guests none")
+    })
 }
 
 /// Runs the command.
@@ -162,7 +172,7 @@ fn micro(options: &Micro) -> Outcome {
         rounds: options.rounds.into(),
         scale: options.scale,
         only: options.only.clone(),
-        guests: guest_port(&options.guests),
+        guests: guests_or_trouble(&options.guests)?,
     };
     if !options.json {
         say!("{}", Row::heading());
@@ -188,7 +198,11 @@ fn at_scale(options: &Scale) -> Outcome {
         program,
         short: options.short,
         only: options.only.clone(),
-        guests: wants_guest.then(|| guest_port(&options.guests)).flatten(),
+        guests: if wants_guest {
+            guests_or_trouble(&options.guests)?
+        } else {
+            None
+        },
     };
     let progress = !options.json && std::io::IsTerminal::is_terminal(&std::io::stderr());
     let mut tell = |point: &Point| {

@@ -123,7 +123,7 @@ fn further_port(options: &Report, guests: Option<&str>) -> Result<&'static str, 
 
 /// The port of guests, or why there are none.
 pub(crate) fn port_of_guests(asked: &str) -> Result<&'static str, String> {
-    guest_port(asked).ok_or_else(|| match asked {
+    guest_port(asked)?.ok_or_else(|| match asked {
         "none" => "without guests, as asked".into(),
         _ => "no port can start guests here; `vshmem doctor` says why".into(),
     })

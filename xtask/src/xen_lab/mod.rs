@@ -31,7 +31,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "usage: cargo xtask xen-lab [--timeout SECONDS] [--verbose] [--hvm] [--dom0-cpus N] [--test [--quick] | -- COMMAND [ARGUMENT…]]";
+const USAGE: &str = "usage: cargo xtask xen-lab [--timeout SECONDS] [--verbose] [--hvm] [--dom0-cpus N] [--test [--quick] | [--release] -- COMMAND [ARGUMENT…]]";
 /// How long dom0 may take to come up: a quiet machine needs a quarter of a minute.
 const BOOT: Duration = Duration::from_secs(180);
 /// How long a command may take if nothing is said.
@@ -53,6 +53,8 @@ struct Request {
     /// The scenarios instead of a command; the short setting of them.
     test: bool,
     quick: bool,
+    /// What is built with optimisation is first on dom0's path, and built before: for figures.
+    release: bool,
     processor: Processor,
 }
 
@@ -83,6 +85,9 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
     let first_root = first_root::find_or_make(&packages)?;
     let terminal = request.command.is_empty() && !request.test && std::io::stdin().is_terminal();
     let target = crate::tasks::target()?;
+    if request.release {
+        ensure!(crate::tasks::build(true)?, "the build failed");
+    }
     let mut command = request.command;
     if request.test {
         command = trials::prepare(request.quick, request.processor.hvm, &target)?;
@@ -102,7 +107,12 @@ pub(crate) fn main(args: &[String]) -> Result<ExitCode> {
     run(
         &packages,
         &first_root,
-        &words(&folder, &target, request.processor, &command),
+        &words(
+            &folder,
+            &target.join(if request.release { "release" } else { "debug" }),
+            request.processor,
+            &command,
+        ),
         request.timeout.unwrap_or(limit),
         &Setting {
             terminal,
@@ -121,6 +131,7 @@ fn parse(args: &[String]) -> Result<Request> {
             "--verbose" => request.verbose = true,
             "--test" => request.test = true,
             "--quick" => request.quick = true,
+            "--release" => request.release = true,
             "--hvm" => request.processor.hvm = true,
             "--dom0-cpus" => {
                 let value = args.next().context("--dom0-cpus needs a number")?;
@@ -138,6 +149,10 @@ fn parse(args: &[String]) -> Result<Request> {
         "the scenarios, or a command\n{USAGE}"
     );
     ensure!(request.test || !request.quick, "--quick is for --test\n{USAGE}");
+    ensure!(
+        !request.test || !request.release,
+        "the scenarios run what is built without --release\n{USAGE}"
+    );
     Ok(request)
 }
 
@@ -157,11 +172,11 @@ pub(crate) fn check() -> Result<()> {
     packages::can_be_had()
 }
 
-/// What dom0 is told: folder, variables, an empty word, command.
-fn words(folder: &Path, target: &Path, processor: Processor, command: &[String]) -> Vec<String> {
+/// What dom0 is told: folder, variables, an empty word, command. Programs are looked for in `programs` first.
+fn words(folder: &Path, programs: &Path, processor: Processor, command: &[String]) -> Vec<String> {
     let mut words = vec![
         folder.display().to_string(),
-        format!("PATH={}", target.join("debug").display()),
+        format!("PATH={}", programs.display()),
     ];
     // What this process's environment says comes later, and counts.
     words.extend(processor.hvm.then(|| format!("{TYPE}=pvh")));
@@ -301,12 +316,14 @@ mod tests {
         assert!(!request.verbose);
         assert_eq!(parse(&[]).unwrap(), Request::default());
         assert!(parse(&strings(&["--test", "--quick"])).unwrap().quick);
+        assert!(parse(&strings(&["--release", "--", "xl"])).unwrap().release);
         for wrong in [
             &["xl"][..],
             &["--timeout"],
             &["--timeout", "soon"],
             &["--quick"],
             &["--test", "--", "xl"],
+            &["--test", "--release"],
         ] {
             assert!(parse(&strings(wrong)).is_err(), "{wrong:?}");
         }
@@ -317,7 +334,7 @@ mod tests {
         let words = |processor| {
             words(
                 Path::new("/a b"),
-                Path::new("/t"),
+                Path::new("/t/debug"),
                 processor,
                 &strings(&["x", ""]),
             )
