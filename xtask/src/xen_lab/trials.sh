@@ -32,6 +32,8 @@ for trial in "$@"; do
     if [ $code != 0 ]; then
         result="FAILED ($code)"
         status=1
+        # The only witnesses where a guest has died.
+        tail -v -n 15 /var/log/xen/console/guest-*.log
     elif [ -n "$skipped" ]; then
         result=$skipped
         status=1
