@@ -305,9 +305,13 @@ impl Libraries {
 #[cfg(test)]
 pub(crate) mod imitation {
     use super::*;
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
 
     std::thread_local! {
         static REFUSES: Cell<bool> = const { Cell::new(false) };
+        /// Grant tables of this thread's domains: a restarted back-end finds the one that there was.
+        static TABLES: RefCell<BTreeMap<u16, &'static mut [u64]>> = const { RefCell::new(BTreeMap::new()) };
     }
 
     /// Whether this thread's next mappings are refused, after the library has mapped over what was there.
@@ -345,7 +349,7 @@ pub(crate) mod imitation {
 
     unsafe extern "C" fn map_resource(
         _: *mut c_void,
-        _: u16,
+        domain: u16,
         _: c_uint,
         _: c_uint,
         _: c_ulong,
@@ -354,10 +358,11 @@ pub(crate) mod imitation {
         _: c_int,
         _: c_int,
     ) -> *mut c_void {
-        let table = vec![0u64; pages as usize * 512].leak();
+        let fresh = || vec![0u64; pages as usize * 512].leak();
+        let table = TABLES.with_borrow_mut(|tables| tables.entry(domain).or_insert_with(fresh).as_mut_ptr());
         // SAFETY: the caller's variable.
-        unsafe { at.write(table.as_mut_ptr().cast()) };
-        table.as_mut_ptr().cast()
+        unsafe { at.write(table.cast()) };
+        table.cast()
     }
 
     unsafe extern "C" fn call2(_: *mut c_void, _: c_uint, _: u64, buffer: u64) -> c_int {

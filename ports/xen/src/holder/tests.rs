@@ -190,3 +190,68 @@ fn nothing_is_promised_of_a_holder_that_is_gone_and_all_is_taken_back() {
     store.release(ONE, &[extent(0, 4)]).unwrap();
     assert!(store.shown.pages().is_empty());
 }
+
+/// The first page of a construct is mapped by the guest, or not any more.
+fn use_first(store: &GrantStore, reference: u32, used: bool) {
+    store.references.table().use_it(reference, used);
+}
+
+fn reference_of(store: &GrantStore, serial: Serial) -> (u32, u32) {
+    let frame = store.shown.first_of(serial).unwrap();
+    (frame, store.references.of((frame, 7, true)).unwrap())
+}
+
+/// Frames that nobody has, by taking them all: those that the holder has got so far, less those in use.
+fn frames_given_next(store: &mut GrantStore, pages: u64) -> Vec<u32> {
+    store
+        .provide((Kind::Shm, Serial(77)), extent(500, pages))
+        .unwrap();
+    let frames = store.shown.all_of(Serial(77));
+    store.release(Serial(77), &[extent(500, pages)]).unwrap();
+    frames
+}
+
+#[test]
+fn a_page_that_was_let_go_of_and_is_still_mapped_is_given_to_nobody() {
+    let mut store = store();
+    store.introduce(GUEST, Some("7")).unwrap();
+    store.provide((Kind::Shm, ONE), extent(0, 4)).unwrap();
+    store.admit(ONE, GUEST, true).unwrap();
+    let (frame, reference) = reference_of(&store, ONE);
+    use_first(&store, reference, true);
+    // First the guest's right goes, then the construct: by then nobody is granted the page.
+    assert!(!store.revoke(ONE, GUEST).unwrap());
+    store.release(ONE, &[extent(0, 4)]).unwrap();
+    for _ in 0..2 {
+        assert!(!frames_given_next(&mut store, 255).contains(&frame));
+        store.second();
+    }
+    use_first(&store, reference, false);
+    store.second();
+    assert!(frames_given_next(&mut store, 256).contains(&frame));
+}
+
+#[test]
+fn a_back_end_killed_between_striking_pages_out_and_revoking_them_leaves_nobody_a_grant() {
+    let mut store = store();
+    store.introduce(GUEST, Some("7")).unwrap();
+    for (serial, at) in [(ONE, 0), (TWO, 10)] {
+        store.provide((Kind::Shm, serial), extent(at, 4)).unwrap();
+        store.admit(serial, GUEST, true).unwrap();
+    }
+    let before = store.grants(TWO, GUEST, &[extent(10, 4)], true).unwrap();
+    let (frame, reference) = reference_of(&store, ONE);
+    use_first(&store, reference, true);
+    let record = || rustix::io::fcntl_dupfd_cloexec(store.keep()[0].1, 0).unwrap();
+    Ledger::adopt(record()).unwrap().0.strike(0, 4).unwrap();
+    let (ledger, told) = Ledger::adopt(record()).unwrap();
+    drop(store);
+    let mut store = GrantStore::over(Libraries::of_test(), ledger, told, ahead()).unwrap();
+    assert_eq!(granted_to(&store, 7), 4);
+    assert_eq!(store.grants(TWO, GUEST, &[extent(10, 4)], true).unwrap(), before);
+    assert!(store.grants(ONE, GUEST, &[extent(0, 4)], true).is_err());
+    // What is still mapped waits.
+    assert!(!frames_given_next(&mut store, 251).contains(&frame));
+    use_first(&store, reference, false);
+    assert!(frames_given_next(&mut store, 252).contains(&frame));
+}
