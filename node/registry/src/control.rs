@@ -5,7 +5,7 @@ use crate::holding::SHM_LOCKED;
 use crate::permission::READ;
 use crate::registry::{Effects, Registry};
 use crate::state::*;
-use crate::{Done, Effect, PAGE, Sweep};
+use crate::{Done, Effect, FIRST_CLIENT, PAGE, Sweep};
 use vshmem_ipc::lock::BACKEND;
 use vshmem_wire::request::Which;
 use vshmem_wire::{Failure, Kind, Pid, Reply, Stat, StatBody, caps};
@@ -171,7 +171,8 @@ impl Registry {
         Ok(Done::Reply(Reply::Done))
     }
 
-    /// A client waited long for a lock. Its owner may live (then that is that), be dead (then its sweep is overdue), be the back-end (then one in a
+    /// A client waited long for a lock. Its owner may live (then that is that), be dead (then its sweep is overdue), have gone on for a moment after it was given up
+    /// and swept (a machine whose line ended before it did: then it is swept once more), be the back-end (then one in a
     /// former life, since this one does not answer requests while it holds a lock), or be nobody who could. Nobody sweeps a construct that was removed
     /// meanwhile: EIDRM, so that the waiter waits no longer.
     pub(crate) fn lock_stuck(
@@ -184,13 +185,14 @@ impl Registry {
     ) -> Result<Done, Failure> {
         let serial = self.opened_by(client, kind, id)?;
         let number = owner as u32;
+        let once_more = Effect::Sweep(Sweep {
+            kind,
+            serial,
+            client: number,
+            undo: None,
+        });
         if number == BACKEND {
-            fx.push(Effect::Sweep(Sweep {
-                kind,
-                serial,
-                client: BACKEND,
-                undo: None,
-            }));
+            fx.push(once_more);
         } else if number != 0 {
             let holds = self
                 .clients
@@ -199,10 +201,21 @@ impl Registry {
             let before = fx.len();
             fx.extend(self.sweeps_of(kind, serial, number).map(Effect::Sweep));
             if fx.len() == before && !holds {
-                fx.push(Effect::CheckLock { kind, serial, owner });
+                fx.push(if self.is_dead(number) {
+                    once_more
+                } else {
+                    Effect::CheckLock { kind, serial, owner }
+                });
             }
         }
         Ok(Done::Reply(Reply::Done))
+    }
+
+    /// Whether this is the number of a client that is no more.
+    fn is_dead(&self, client: u32) -> bool {
+        let given_out = (FIRST_CLIENT..self.next_client).contains(&client);
+        let record = self.clients.get(&client);
+        given_out && record.is_none_or(|record| record.image == Image::Dead)
     }
 
     /// The set or queue a client has open under an id: EIDRM if it was removed, or if the client does not have it open.

@@ -3,6 +3,7 @@
 use crate::harness::{Client, Daemon, Mapped, hello_request, kill, receive, send, until};
 use crate::helper::Helper;
 use rustix::fd::AsFd;
+use vshmem_ipc::header::LOCK_AT;
 use vshmem_ipc::sem::SemSet;
 use vshmem_wire::{Kind, Reply, Request};
 use vshmem_words::{Ordering, Words};
@@ -198,6 +199,36 @@ fn a_killed_back_end_comes_back_with_everything() {
         assert_eq!(here.attach(segment).words.load32(0, Ordering::Relaxed), 99);
         until("the undo is applied", || (value(&set) == 0).then_some(()));
     }
+}
+
+/// A machine may run on for a moment after its line has ended, and its programs with it: what they hold when it stops is taken over, and the set stays.
+#[test]
+fn a_lock_taken_by_who_was_given_up_already_is_taken_over() {
+    let daemon = Daemon::serve();
+    let mut here = daemon.client();
+    let id = here.sem_get(5, 1);
+    let (set, _) = here.open_set(id);
+    let mut there = Helper::start(&daemon);
+    let ghost = here.welcome.client + 1;
+    assert_eq!(there.say(&format!("undo {id} 5")), "done");
+    there.kill();
+    until("the undo is applied", || (value(&set) == 0).then_some(()));
+    let word = u64::from(ghost) | 1 << 32;
+    set.words.store64(LOCK_AT, word, Ordering::SeqCst);
+    let kind = Kind::Sem;
+    until("the lock is taken over", || {
+        let owner = word;
+        here.ask(Request::LockStuck { kind, id, owner }).unwrap();
+        (set.words.load64(LOCK_AT, Ordering::SeqCst) == 0).then_some(())
+    });
+    let stat = here.stat(kind, id);
+    assert!(stat.is_ok(), "{stat:?}");
+    // Nobody's who ever was.
+    set.words.store64(LOCK_AT, 4711 | 1 << 32, Ordering::SeqCst);
+    until("the set is declared corrupt", || {
+        let owner = 4711 | 1 << 32;
+        here.ask(Request::LockStuck { kind, id, owner }).err()
+    });
 }
 
 /// As soon as it has an answer, a client uses the memory that it has been given.

@@ -319,7 +319,11 @@ fn a_lock_held_for_long_is_judged_by_its_owner() {
     let dead = [Effect::Sweep(sweep(Kind::Sem, sem, p, Some(undo)))];
     assert_eq!(stuck(&mut g, q, word).unwrap(), dead, "dead");
     g.sweep();
-    assert_eq!(stuck(&mut g, q, word).unwrap(), check(word), "dead and swept");
+    // It went on for a moment after that: its machine lived longer than its line.
+    let again = [Effect::Sweep(sweep(Kind::Sem, sem, p, None))];
+    assert_eq!(stuck(&mut g, q, word).unwrap(), again, "dead and swept");
+    let after = Command::Swept(sweep(Kind::Sem, sem, p, None));
+    assert_eq!(g.apply(after), Ok(Done::Nothing));
     g.remove(bystander as u32, Kind::Sem, id).unwrap();
     assert_eq!(
         stuck(&mut g, q, word),

@@ -1,9 +1,11 @@
 //! Destroys a guest when the process that started it is gone, however that happened.
 //!
-//! A shell that waits for the end of a pipe that only that process holds. Its words tell others whose guest it is for: see [`is_ending`].
+//! A shell that waits for the end of a pipe that only that process holds. Its words tell others whose guest it is for: see [`is_ending`]. It has the guest's line
+//! as well, so that the back-end hears of the guest's end not before the guest has stopped: what it does in its last moments is cleaned up after it.
 
 use crate::devices::DomId;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -18,11 +20,17 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// `xl`, the domain's name, the process that creates it, the folder of its files; and this process. It is told the domain's number as soon as there is one: by
+    /// `xl`, the domain's name, the process that creates it, the folder of its files; and this process. The line is its standard output, put aside. It is told the domain's number as soon as there is one: by
     /// then another domain may have the name. What `xl` was about to make is ended by name, once it is killed.
-    const SCRIPT: &'static str = "trap '' HUP INT TERM; read -r number; read -r _; kill -s KILL \"$3\"; \"$1\" destroy \"${number:-$2}\"; rm -rf -- \"$4\"";
+    const SCRIPT: &'static str = "exec 3>&1 >/dev/null; trap '' HUP INT TERM; read -r number; read -r _; kill -s KILL \"$3\"; \"$1\" destroy \"${number:-$2}\"; rm -rf -- \"$4\"";
 
-    pub(super) fn new(xl: &Path, name: &str, creator: u32, folder: &Path) -> io::Result<Self> {
+    pub(super) fn new(
+        xl: &Path,
+        name: &str,
+        creator: u32,
+        folder: &Path,
+        line: Option<OwnedFd>,
+    ) -> io::Result<Self> {
         let shell = Command::new("/bin/sh")
             .args(["-c", Self::SCRIPT, NAME])
             .arg(xl)
@@ -31,7 +39,7 @@ impl Guard {
             .arg(std::process::id().to_string())
             .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(line.map_or_else(Stdio::null, Stdio::from))
             .stderr(Stdio::null())
             .process_group(0)
             .spawn()?;
@@ -81,6 +89,8 @@ fn is_orphan_for(process: &Path, name: &str) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
     use std::time::{Duration, Instant};
 
     #[test]
@@ -99,7 +109,9 @@ mod tests {
         std::fs::set_permissions(&xl, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let name = format!("guarded-{}", std::process::id());
         let mut creator = Command::new("sleep").arg("1000").spawn().unwrap();
-        let mut guard = Guard::new(&xl, &name, creator.id(), &files).unwrap();
+        let (mut back_end, line) = UnixStream::pair().unwrap();
+        back_end.set_nonblocking(true).unwrap();
+        let mut guard = Guard::new(&xl, &name, creator.id(), &files, Some(line.into())).unwrap();
         guard.learn(17).unwrap();
         assert!(!is_ending(&name));
         // As if this process had been killed: the pipe ends, and the shell is somebody else's child.
@@ -121,9 +133,14 @@ mod tests {
         assert_eq!(is_orphan_for(&elsewhere, &name), Some(true));
         assert_eq!(is_orphan_for(&elsewhere, "another"), Some(false));
         drop(guard.shell.stdin.take());
+        creator.wait().unwrap();
+        // As long as the guest may live its line does, and nobody says anything there.
+        std::thread::sleep(Duration::from_millis(50));
+        let heard = |back_end: &mut UnixStream| back_end.read(&mut [0]).map_err(|why| why.kind());
+        assert_eq!(heard(&mut back_end), Err(io::ErrorKind::WouldBlock));
         std::fs::write(folder.path().join("go"), "").unwrap();
         guard.shell.wait().unwrap();
-        creator.wait().unwrap();
+        assert_eq!(heard(&mut back_end), Ok(0));
         let until = Instant::now() + Duration::from_secs(60);
         while files.exists() {
             assert!(Instant::now() < until);

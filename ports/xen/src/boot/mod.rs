@@ -257,7 +257,8 @@ impl XenMachine {
         let mut creator = command.spawn()?;
         let watched = pidfd_open(Pid::from_child(&creator), PidfdFlags::empty()).map_err(io::Error::from);
         let guarded = watched.and_then(|pidfd| {
-            let guard = Guard::new(xl, &spec.name, creator.id(), &folder.path)?;
+            let line = spec.control.as_ref().map(OwnedFd::try_clone).transpose()?;
+            let guard = Guard::new(xl, &spec.name, creator.id(), &folder.path, line)?;
             Ok((pidfd, guard))
         });
         match guarded {
