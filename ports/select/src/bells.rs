@@ -17,6 +17,9 @@ pub fn direct_bells(port: &str, former: Vec<OwnedFd>) -> anyhow::Result<Option<B
     }
 }
 
+/// The port whose memory is granted, in which the host's own threads, too, can sleep by such bells alone.
+pub const GRANTING: &str = "xen";
+
 /// The host's machine, to such a port.
 pub const HOST_MACHINE: u32 = 0;
 

@@ -19,7 +19,7 @@ mod store;
 mod survey;
 
 pub use announced::{Announced, announced};
-pub use bells::{HOST_MACHINE, direct_bells, machine_named};
+pub use bells::{GRANTING, HOST_MACHINE, direct_bells, machine_named};
 pub use boot::{BOOTABLE, LINED, boot, inside, joins_by, line, most_pools};
 pub use device::{SERVED, STREAM_PORT, device_server, flags, port_of, readers, stream_server};
 pub use guest::{GUESTS, STREAMS, guest, local_guest};

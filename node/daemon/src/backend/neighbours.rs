@@ -5,9 +5,10 @@
 
 use super::Backend;
 use super::guests::Guest;
+use crate::config::Memory;
 use crate::doors::Doors;
 use rustix::fd::OwnedFd;
-use vshmem_port_select::HOST_MACHINE;
+use vshmem_port_select::{GRANTING, HOST_MACHINE};
 use vshmem_wire::{Down, Failure, Verdict};
 
 /// The host's futex space.
@@ -71,7 +72,7 @@ impl Backend {
             .collect()
     }
 
-    /// The host's own doors, at the first guest of such a port, or after a restart.
+    /// The host's own doors: at the first guest of such a port, after a restart, or when the first of the host's own threads has slept in granted memory.
     fn open_direct(&mut self, port: &str) -> anyhow::Result<()> {
         if self.direct.is_some() {
             return Ok(());
@@ -130,6 +131,13 @@ impl Backend {
 
     /// A local client asks for the ring line, or for a bell.
     pub(super) fn give_bell(&mut self, client: u32, wait: bool) -> (Verdict, Vec<OwnedFd>) {
+        if self.direct.is_none()
+            && self.config.group.memory == Memory::Grants
+            && let Err(e) = self.open_direct(GRANTING)
+            && self.lines.allows()
+        {
+            tracing::warn!("sleepers of the host look by themselves: {e:#}");
+        }
         match &mut self.direct {
             Some(direct) => direct.give(client, wait, &self.keeper),
             None => (Err(Failure::errno(libc::ENOSYS)), Vec::new()),
