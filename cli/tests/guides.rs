@@ -101,15 +101,16 @@ fn the_guides_configurations_are_configurations() {
             let file = place.path().join("vshmem.toml");
             // The user may not be there; a mistake of another kind is made on purpose, so that nothing is started.
             let config = config.replace("libvirt-qemu", "root");
-            std::fs::write(&file, format!("{config}[group]\npool = \"3M\"\n")).expect("written");
+            let (config, wrong) = if config.contains("[group]") {
+                (config.replace("\"64M\"", "\"3\""), "a multiple of 4096")
+            } else {
+                (format!("{config}[group]\npool = \"3M\"\n"), "power of two")
+            };
+            std::fs::write(&file, config).expect("written");
             let mut serve = vshmem(&["serve", "--runtime-dir"]);
             serve.arg(place.path().join("run")).arg("--config").arg(&file);
             let said = err(&support::finish(&mut serve, support::LIMIT));
-            assert!(
-                said.contains("power of two"),
-                "{}: {said}",
-                entry.path().display()
-            );
+            assert!(said.contains(wrong), "{}: {said}", entry.path().display());
         }
     }
 }
